@@ -1,0 +1,35 @@
+# `make lessons` runs the lessons, `make test` proves them, `make lab` opens them; each sets up .venv first.
+# For authors: `make build` runs the notebooks in place and writes the package and the README from them.
+
+VENV ?= .venv
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+BIN := $(VENV)/Scripts
+else
+PYTHON ?= python3
+BIN := $(VENV)/bin
+endif
+READY := $(VENV)/.ready
+
+.PHONY: lessons test lab build
+
+lessons: $(READY)
+	$(BIN)/python -m minitorch_train.cli lessons run
+
+test: $(READY)
+	$(BIN)/python -m pytest tests
+
+lab: $(READY)
+	$(BIN)/python -m jupyter lab nbs
+
+build: $(READY)
+	$(BIN)/nbdev_export
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace nbs/*.ipynb
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export
+	$(BIN)/python nbs/tools/make_readme.py
+
+$(READY): settings.ini setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[lessons,dev]" -c constraints.txt
+	@echo ready > $(READY)

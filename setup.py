@@ -1,0 +1,51 @@
+"""Builds the package from settings.ini; the wheel also carries the lessons and the digits."""
+
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+root = Path(__file__).parent
+parser = ConfigParser()
+parser.read(root / "settings.ini", encoding="utf-8")
+settings = parser["DEFAULT"]
+package = settings["lib_name"]
+lessons = sorted(root.glob("nbs/[0-9]*.ipynb"))
+
+
+class BuildWithLessons(build_py):
+    """Copies the digits and the lessons from the checkout into the built package."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:  # an editable install finds both in the checkout
+            return
+        target = Path(self.build_lib, package)
+        self.copy_file(str(root / "mnist.pkl.gz"), str(target / "mnist.pkl.gz"))
+        self.mkpath(str(target / "lessons"))
+        for lesson in lessons:
+            self.copy_file(str(lesson), str(target / "lessons" / lesson.name))
+
+    def get_source_files(self):  # what a source distribution needs beside the package
+        extra = [root / "mnist.pkl.gz", root / "settings.ini", *lessons]
+        return super().get_source_files() + [str(path.relative_to(root)) for path in extra]
+
+
+setup(
+    name=package,
+    version=settings["version"],
+    description=settings["description"],
+    long_description=(root / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author=settings["author"],
+    license="Apache-2.0",
+    keywords=settings["keywords"].split(),
+    python_requires=">=" + settings["min_python"],
+    packages=[package],
+    install_requires=settings["requirements"].split(),
+    extras_require={name: settings[f"{name}_requirements"].split() for name in ("lessons", "dev")},
+    entry_points={"console_scripts": settings["console_scripts"].split("\n")},
+    cmdclass={"build_py": BuildWithLessons},
+    zip_safe=False,
+)
