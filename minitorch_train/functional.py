@@ -129,20 +129,20 @@ def _check_loss(
                          f"but it has {list(weight.shape)} and {weight.dtype}")
     return dim
 
-# %% ../nbs/04_cross_entropy.ipynb #1940dcea
+
 def _reduce(
     loss: Tensor,              # a loss for each place, already weighted
-    counts: Tensor,            # True where the target is not ignored
+    ignored: Tensor,           # True where the target does not count
     weights: Tensor | None,    # the weight of each place, if there are weights
     reduction: str,            # "mean", "sum" or "none"
 ) -> Tensor:                   # one number, or the losses with 0 in the ignored places
     """Reduce the losses that count; a mean over nothing is `nan`."""
-    loss = loss.where(counts, 0)
+    loss = loss.masked_fill(ignored, 0)
     if reduction == "none":
         return loss
     if reduction == "sum":
         return loss.sum()
-    return loss.sum() / (counts.sum() if weights is None else weights.where(counts, 0).sum())
+    return loss.sum() / ((~ignored).sum() if weights is None else weights.masked_fill(ignored, 0).sum())
 
 # %% ../nbs/04_cross_entropy.ipynb #28615308
 def nll(
@@ -160,13 +160,13 @@ def nll(
     dim = _check_loss(input, target, weight, reduction)
     if target.is_floating_point():
         raise TypeError(f"target should hold classes in int64 or uint8, but its dtype is {target.dtype}")
-    counts = target != ignore_index
-    index = target.long().where(counts, 0)  # any class will do where nothing counts
-    weights = None if weight is None else weight[index]
-    loss = -_pick(input, index, dim)
-    return _reduce(loss if weights is None else loss * weights, counts, weights, reduction)
+    ignored = target == ignore_index
+    index = target.long().masked_fill(ignored, 0)  # any class will do where nothing counts
+    loss = -_widened(_pick(input, index, dim))
+    weights = None if weight is None else _widened(weight)[index]
+    return _reduce(loss if weights is None else loss * weights, ignored, weights, reduction).to(input.dtype)
 
-# %% ../nbs/04_cross_entropy.ipynb #a744b411
+# %% ../nbs/04_cross_entropy.ipynb #11ed88cc
 def _expected_loss(
     logp: Tensor,            # log-probabilities
     share: Tensor | float,   # the share of each class in the target, the shape of `logp`, or one number for all
@@ -175,10 +175,27 @@ def _expected_loss(
 ) -> Tensor:                 # a loss for each place
     """Minus the sum over the classes of share times weight times log-probability."""
     if weight is not None:
-        share = share * weight.reshape(-1, *[1] * (logp.dim() - dim - 1))
+        share = share * _widened(weight).reshape(-1, *[1] * (logp.dim() - dim - 1))
     return -(share * logp).sum(dim)
 
-# %% ../nbs/04_cross_entropy.ipynb #4ed1c59c
+
+def _cross_entropy_soft(
+    input: Tensor,           # logits
+    target: Tensor,          # probabilities, the same shape
+    weight: Tensor | None,   # a weight for each class
+    ignore_index: int,       # has to be left alone: there is no index to ignore
+    reduction: str,          # "mean", "sum" or "none"
+    label_smoothing: float,  # the share spread evenly
+    dim: int,                # the dimension of the classes
+) -> Tensor:                 # one number, or a loss for each place
+    """`cross_entropy` for targets that are probabilities; "mean" divides by the number of rows."""
+    if ignore_index >= 0:
+        raise ValueError(f"ignore_index is for class indices, but target holds probabilities and it is {ignore_index}")
+    share = _widened(target) * (1 - label_smoothing) + label_smoothing / input.shape[dim]
+    loss = _expected_loss(log_softmax(_widened(input), dim), share, weight, dim)
+    return _reduce(loss, torch.zeros_like(loss, dtype=torch.bool), None, reduction).to(torch.promote_types(input.dtype, target.dtype))
+
+# %% ../nbs/04_cross_entropy.ipynb #5f670e94
 def cross_entropy(
     input: Tensor,                  # logits, `[C]`, `[N, C]` or `[N, C, d1, ...]`
     target: Tensor,                 # class indices, the shape of `input` without the class dimension, or probabilities, its shape
@@ -200,31 +217,14 @@ def cross_entropy(
         raise ValueError(f"label_smoothing should be between 0 and 1, but it is {label_smoothing}")
     if target.is_floating_point():
         return _cross_entropy_soft(input, target, weight, ignore_index, reduction, label_smoothing, dim)
-    counts = target != ignore_index
-    index = target.long().where(counts, 0)  # any class will do where nothing counts
-    weights = None if weight is None else weight[index]
+    ignored = target == ignore_index
+    index = target.long().masked_fill(ignored, 0)  # any class will do where nothing counts
     z = _shifted(input, dim)
     total = z.exp().sum(dim).log()
     loss = total - _pick(z, index, dim)
+    weights = None if weight is None else _widened(weight)[index]
     loss = loss if weights is None else loss * weights
     if label_smoothing:
         even = _expected_loss(z - total.unsqueeze(dim), 1 / z.shape[dim], weight, dim)
         loss = (1 - label_smoothing) * loss + label_smoothing * even
-    return _reduce(loss, counts, weights, reduction).to(input.dtype)
-
-# %% ../nbs/04_cross_entropy.ipynb #11ed88cc
-def _cross_entropy_soft(
-    input: Tensor,           # logits
-    target: Tensor,          # probabilities, the same shape
-    weight: Tensor | None,   # a weight for each class
-    ignore_index: int,       # has to be left alone: there is no index to ignore
-    reduction: str,          # "mean", "sum" or "none"
-    label_smoothing: float,  # the share spread evenly
-    dim: int,                # the dimension of the classes
-) -> Tensor:                 # one number, or a loss for each place
-    """`cross_entropy` for targets that are probabilities; "mean" divides by the number of rows."""
-    if ignore_index >= 0:
-        raise ValueError(f"ignore_index is for class indices, but target holds probabilities and it is {ignore_index}")
-    share = target * (1 - label_smoothing) + label_smoothing / input.shape[dim]
-    loss = _expected_loss(log_softmax(input, dim), share, weight, dim)
-    return _reduce(loss, torch.ones_like(loss, dtype=torch.bool), None, reduction)
+    return _reduce(loss, ignored, weights, reduction).to(input.dtype)

@@ -1,0 +1,69 @@
+"""The one way in which these tests compare a function of ours with the function it follows."""
+
+import torch
+from torch.testing import assert_close
+
+
+def _copies(inputs):
+    """Fresh leaves with the same values, so that neither function sees the other's graph or changes."""
+    return [x.detach().clone(memory_format=torch.preserve_format).requires_grad_(x.requires_grad)
+            if isinstance(x, torch.Tensor) else x for x in inputs]
+
+
+def _run(function, inputs, options, rounded=None):
+    """The result, and the gradient of each input that asks for one, through a fixed random cotangent (rounded to a dtype first)."""
+    names, values = list(options), _copies([*inputs, *options.values()])
+    positional, named = values[: len(inputs)], dict(zip(names, values[len(inputs):]))
+    out = function(*positional, **named)
+    leaves = [x for x in values if isinstance(x, torch.Tensor) and x.requires_grad]
+    if not (leaves and out.requires_grad):
+        return out.detach(), []
+    cotangent = torch.randn(out.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    cotangent = cotangent.to(rounded or out.dtype).to(out.dtype)
+    return out.detach(), list(torch.autograd.grad(out, leaves, cotangent, allow_unused=True))
+
+
+def assert_same(ours, theirs, *inputs, **options):
+    """`ours` and `theirs` agree on these arguments in shape, dtype, value and gradient, or both raise.
+
+    Values and gradients are compared with the defaults of `torch.testing.assert_close`; `nan` equals `nan`. In 16 bits,
+    where torch rounds between its steps, a value may also be nearer to the float64 answer than torch's is, up to one spacing.
+    Returns "close", "nearer" or "both raise", for tests that count.
+    """
+    try:
+        expected = _run(theirs, inputs, options)
+    except Exception:
+        try:
+            _run(ours, inputs, options)
+        except (ValueError, TypeError, IndexError):
+            return "both raise"
+        raise AssertionError(f"torch raises for {options}, and ours does not")
+    before = _copies([*inputs, *options.values()])
+    got = _run(ours, inputs, options)
+    for x, kept in zip([*inputs, *options.values()], before):
+        if isinstance(x, torch.Tensor):
+            assert_close(x.detach(), kept.detach(), rtol=0, atol=0, equal_nan=True, msg="an input was modified")
+    truth, verdict = None, "close"
+    for i, (a, b) in enumerate(zip([got[0], *got[1]], [expected[0], *expected[1]], strict=True)):
+        try:
+            assert_close(a, b, equal_nan=True)
+        except AssertionError:
+            low = expected[0].dtype if expected[0].dtype.itemsize == 2 else b.dtype
+            if low not in (torch.float16, torch.bfloat16) or a.shape != b.shape or a.dtype != b.dtype:
+                raise
+            truth = truth or _run(theirs, *_widened(inputs, options), rounded=expected[0].dtype)
+            exact = [truth[0], *truth[1]][i]
+            allowed = (b.double() - exact).abs() + torch.finfo(low).eps * exact.abs().clamp_min(torch.finfo(low).tiny)
+            assert ((a.double() - exact).abs() <= allowed).all(), f"farther from the float64 answer than torch: {a} and {b}, exact {exact}"
+            verdict = "nearer"
+    return verdict
+
+
+def _widened(inputs, options):
+    """The same arguments with every floating-point tensor in float64."""
+    def widen(x):
+        if isinstance(x, torch.dtype):
+            return torch.float64
+        floating = isinstance(x, torch.Tensor) and x.is_floating_point()
+        return x.detach().double().requires_grad_(x.requires_grad) if floating else x
+    return [widen(x) for x in inputs], {name: widen(x) for name, x in options.items()}
