@@ -1,10 +1,14 @@
-"""What a lesson has to keep to. Each check takes notebooks and returns a list of complaints, one line each."""
+"""What a lesson has to keep to. Each check takes notebooks and returns its complaints, one for each finding.
+
+Cells are counted from 1, Markdown and code together.
+"""
 
 import ast
 import base64
 import io
 import re
 import tokenize
+from itertools import groupby
 
 import numpy as np
 from matplotlib.image import imread
@@ -12,57 +16,52 @@ from nbformat import NotebookNode
 
 CLOSING = ["## What we built", "## What still hurts", "## Your turn"]
 BANNED = re.compile(r"\b(simply|just|obviously|clearly|trivially|easy)\b", re.IGNORECASE)
+EXCLAIMED = re.compile(r"\w!(?=[\s\"')*]|$)")
+UNCLEAN = {
+    "an absolute path": re.compile(r"(?<![\w.:/<])/\w[\w.-]*/[\w.-]+|\b[A-Za-z]:\\\w|file://"),
+    "a memory address": re.compile(r"\b0x[0-9a-f]{6,}", re.IGNORECASE),
+}
 
+# A number that stands alone: not the 32 of `float32`, not the 600 of `600x300`.
+NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+(?:,\d{3})*(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?(?!\w)", re.IGNORECASE)
 
-# What a cell shows
 
 def shown(cell: NotebookNode) -> list[dict]:
     """The outputs of a cell, each as kind → content, with the pieces of one stream put together."""
     kinds: list[dict] = []
     for output in cell.get("outputs", []):
-        if output.output_type == "stream":
-            if kinds and output.name in kinds[-1]:
-                kinds[-1][output.name] += output.text
-            else:
-                kinds.append({output.name: output.text})
-        elif output.output_type == "error":
+        if output.output_type == "error":
             kinds.append({"error": f"{output.ename}: {output.evalue}"})
-        else:
+        elif output.output_type != "stream":
             kinds.append(dict(output.data))
+        elif kinds and output.name in kinds[-1]:
+            kinds[-1][output.name] += output.text
+        else:
+            kinds.append({output.name: output.text})
     return kinds
-
-
-def pictures(cell: NotebookNode) -> list[bytes]:
-    """The PNG pictures that a cell shows."""
-    return [base64.b64decode(kinds["image/png"]) for kinds in shown(cell) if "image/png" in kinds]
-
-
-# Stored outputs against fresh ones
-
-# A number that stands alone: not the 32 of `float32`, not the 1 of `x1`.
-NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?<=[\d.])(?<!\s\.)(?:e[-+]?\d+)?(?![\w])", re.IGNORECASE)
 
 
 def same_number(stored: str, fresh: str) -> bool:
     """Whether two printed numbers say the same.
 
-    Whole numbers are counts, shapes and positions: equal or wrong. A fraction is the result of rounded arithmetic, which
-    another processor may round in another order: it may be off by 1 in 100, or by 1 in the last digit that is shown, or
-    by a millionth, since a number as small as that is what rounding left over.
+    Whole numbers are counts, shapes and positions: equal or wrong. A fraction comes out of rounded arithmetic, which
+    another processor may round in another order: it may be off by 1 in 100, or by 1 in the last digit shown, or by a
+    millionth, since a number as small as that is what rounding left over.
     """
     a, b = (float(text.replace(",", "")) for text in (stored, fresh))
     mantissa, _, exponent = stored.lower().partition("e")
-    if "." not in mantissa and not exponent:
+    decimals = len(mantissa.partition(".")[2])
+    if not decimals and not exponent:
         return a == b
-    last_digit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+    last_digit = 10.0 ** (int(exponent or 0) - decimals)
     return abs(a - b) <= max(0.01 * abs(b), 1.001 * last_digit, 1e-6)
 
 
 def same_text(stored: str, fresh: str) -> bool:
     """Whether two texts have the same words, and numbers that say the same. The width of blanks does not count."""
-    words = [" ".join(NUMBER.sub(" # ", text).split()) for text in (stored, fresh)]
+    words = [" ".join(NUMBER.sub("#", text).split()) for text in (stored, fresh)]
     numbers = [NUMBER.findall(text) for text in (stored, fresh)]
-    return words[0] == words[1] and all(map(same_number, *numbers))
+    return re.sub(r"\s+#", "#", words[0]) == re.sub(r"\s+#", "#", words[1]) and all(map(same_number, *numbers))
 
 
 def same_picture(stored: str, fresh: str) -> bool:
@@ -72,21 +71,155 @@ def same_picture(stored: str, fresh: str) -> bool:
 
 
 def differences(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
-    """Where the stored outputs do not say what the fresh ones say."""
+    """Where the stored outputs do not say what those of a fresh run say."""
     found = []
-    for number, (old_cell, new_cell) in enumerate(zip(stored.cells, fresh.cells, strict=True)):
-        old, new = shown(old_cell), shown(new_cell)
-        if [set(kinds) for kinds in old] != [set(kinds) for kinds in new]:
-            names = [" and ".join(", ".join(sorted(kinds)) for kinds in outputs) or "nothing" for outputs in (old, new)]
-            found.append(f"cell {number}: stored {names[0]}, a fresh run gives {names[1]}")
+    for number, cells in enumerate(zip(stored.cells, fresh.cells, strict=True), 1):
+        old, new = map(shown, cells)
+        names = [[sorted(kinds) for kinds in outputs] for outputs in (old, new)]
+        if names[0] != names[1]:
+            found.append(f"cell {number}: the stored outputs are {names[0]}, those of a fresh run {names[1]}")
             continue
-        for kind in [(a, b, kind) for a, b in zip(old, new) for kind in a]:
-            a, b = kind[0][kind[2]], kind[1][kind[2]]
-            if kind[2] == "image/png":
-                if not same_picture(a, b):
-                    found.append(f"cell {number}: the stored picture is not the one that a fresh run draws")
-            elif not (kind[2].startswith("text/") or kind[2] in ("stdout", "stderr")):
-                found.append(f"cell {number}: an output of the kind {kind[2]}, which this test cannot compare")
-            elif not same_text(a, b):
-                found.append(f"cell {number}: stored\n{a.rstrip()}\n  a fresh run gives\n{b.rstrip()}")
+        for kind, a, b in ((kind, a[kind], b[kind]) for a, b in zip(old, new) for kind in a):
+            if kind == "image/png":
+                same = same_picture(a, b)
+            elif kind.startswith(("text/", "std")):
+                same = same_text(a, b)
+            else:
+                found.append(f"cell {number}: there is no comparison for outputs of the kind {kind}")
+                continue
+            if not same:
+                texts = "" if kind == "image/png" else f":\n{a.rstrip()}\nagainst\n{b.rstrip()}"
+                found.append(f"cell {number}: the stored {kind} is not what a fresh run gives{texts}")
     return found
+
+
+def leftovers(notebook: NotebookNode) -> list[str]:
+    """What in a notebook changes from run to run or from machine to machine, or is too large to keep."""
+    found = [f"the notebook keeps the metadata {key!r}" for key in notebook.metadata if key != "kernelspec"]
+    for number, cell in enumerate(notebook.cells, 1):
+        numbered = [cell.get("execution_count"), *(output.get("execution_count") for output in cell.get("outputs", []))]
+        if any(count is not None for count in numbered):
+            found.append(f"cell {number} keeps its execution count")
+        if cell.metadata:
+            found.append(f"cell {number} keeps the metadata {sorted(cell.metadata)}")
+        for kind, content in ((kind, content) for kinds in shown(cell) for kind, content in kinds.items()):
+            if kind in ("error", "stderr"):
+                found.append(f"cell {number} shows {kind}: {content.strip()}")
+            elif "widget" in kind:
+                found.append(f"cell {number} keeps a widget's state")
+            elif kind == "image/png" and len(base64.b64decode(content)) >= 40 * 1024:
+                found.append(f"cell {number} has a picture of {len(base64.b64decode(content)) / 1024:.1f} KB, and 40 is the limit")
+            elif kind.startswith(("text/", "std")):
+                matches = ((name, pattern.search(content)) for name, pattern in UNCLEAN.items())
+                found += [f"cell {number} shows {name}: {match[0]}" for name, match in matches if match]
+    return found
+
+
+def check_opening(notebook: NotebookNode) -> list[str]:
+    """The first cell: a title, a promise of one sentence, and an opening of at most 120 words."""
+    first = notebook.cells[0]
+    match = re.match(r"# \S.*\n\n> (\S.*)\n\n(?!>)([\s\S]+)", first.source)
+    if first.cell_type != "markdown" or not match:
+        return ["cell 1 should be Markdown: `# Title`, an empty line, `> promise` in one line, an empty line, the opening"]
+    promise, opening = match.groups()
+    found = [] if re.fullmatch(r"[^.?!]+(\.\w[^.?!]*)*[.]", promise) else [f"cell 1: the promise should be one sentence: {promise}"]
+    words = len(opening.split())
+    return found + ([f"cell 1: the opening has {words} words, and 120 is the limit"] if words > 120 else [])
+
+
+def check_rhythm(notebook: NotebookNode) -> list[str]:
+    """25 to 60 cells; a third to a half of them prose, with room for a few more; three code cells in a row at most."""
+    kinds = [cell.cell_type for cell in notebook.cells]
+    share = kinds.count("markdown") / len(kinds)
+    found = [] if 25 <= len(kinds) <= 60 else [f"there are {len(kinds)} cells, and 25 to 60 are wanted"]
+    if not 0.33 <= share <= 0.55:
+        found.append(f"{share:.0%} of the cells are Markdown, and 33% to 55% are wanted")
+    for kind, run in groupby(enumerate(kinds, 1), key=lambda pair: pair[1]):
+        numbers = [number for number, _ in run]
+        if kind == "code" and len(numbers) > 3:
+            found.append(f"cells {numbers[0]} to {numbers[-1]} are code without a word between them, and three is the limit")
+    return found
+
+
+def code_lines(source: str) -> set[int]:
+    """The numbers of the lines that hold code: not empty, not only a comment."""
+    skip = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {line for token in tokens if token.type not in skip for line in range(token.start[0], token.end[0] + 1)}
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: set[int]) -> int:
+    """How many lines of code a function has below its signature and its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return len([line for line in lines if body and body[0].lineno <= line <= function.end_lineno])
+
+
+def check_size(notebook: NotebookNode) -> list[str]:
+    """Code cells of at most 15 lines; an exported function of at most 25 below its docstring."""
+    found = []
+    for number, cell in enumerate(notebook.cells, 1):
+        if cell.cell_type != "code":
+            continue
+        lines, functions = code_lines(cell.source), []
+        if cell.source.startswith("#| export"):
+            functions = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        for function in functions:
+            if body_lines(function, lines) > 25:
+                found.append(f"cell {number}: {function.name} has a body of {body_lines(function, lines)} lines, and 25 is the limit")
+        outside = [line for line in lines if not any(f.lineno <= line <= f.end_lineno for f in functions)]
+        if len(outside) > 15:
+            found.append(f"cell {number} has {len(outside)} lines of code, and 15 is the limit")
+    return found
+
+
+def check_closing(notebook: NotebookNode) -> list[str]:
+    """The three headings in order and nothing after them; each exported name in the summary; three to five exercises."""
+    headings = [(number, line) for number, cell in enumerate(notebook.cells, 1) if cell.cell_type == "markdown"
+                for line in cell.source.splitlines() if line.startswith("## ")]
+    if [line for _, line in headings[-3:]] != CLOSING or sum(line in CLOSING for _, line in headings) != 3:
+        return [f"the last headings should be {', '.join(CLOSING)}, but they are {', '.join(line for _, line in headings[-3:])}"]
+    built, hurts = headings[-3][0], headings[-2][0]
+    exported = [node.name for cell in notebook.cells if cell.source.startswith("#| export") for node in ast.parse(cell.source).body
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")]
+    summary = "\n".join(kinds.get("stdout", "") for cell in notebook.cells[built:hurts] for kinds in shown(cell))
+    found = [f"cell {built}: the outputs under `{CLOSING[0]}` do not show the exported name {name}"
+             for name in exported if not re.search(rf"\b{name}\b.*\d", summary)]
+    turn = "\n".join(cell.source for cell in notebook.cells[hurts - 1:]).split(CLOSING[2])[1]
+    exercises = len(re.findall(r"(?m)^\d+\. ", turn))
+    return found + ([] if 3 <= exercises <= 5 else [f"`{CLOSING[2]}` has {exercises} exercises, and three to five are wanted"])
+
+
+def check_figures(notebook: NotebookNode) -> list[str]:
+    """At most four figures, each described by a paragraph at the end of the Markdown cell before it."""
+    cells = notebook.cells
+    figures = [number for number, cell in enumerate(cells, 1) if any("image/png" in kinds for kinds in shown(cell))]
+    total = sum("image/png" in kinds for cell in cells for kinds in shown(cell))
+    found = [f"there are {total} figures, and four is the limit"] if total > 4 else []
+    for number in figures:
+        before = cells[number - 2] if number > 1 else cells[0]
+        if before.cell_type != "markdown" or not before.source.rstrip().split("\n\n")[-1].startswith("*Figure:"):
+            found.append(f"cell {number} shows a figure, and the cell before it does not end with a paragraph that begins `*Figure:`")
+    return found
+
+
+def prose(cell: NotebookNode) -> str:
+    """The sentences of a cell: Markdown without its code and formulas, or the comments and docstrings of code."""
+    if cell.cell_type == "markdown":
+        return re.sub(r"```[\s\S]*?```|`[^`]*`|\$\$[\s\S]*?\$\$|\$[^$]*\$|!\[", " ", cell.source)
+    tokens = tokenize.generate_tokens(io.StringIO(cell.source).readline)
+    comments = [token.string for token in tokens if token.type == tokenize.COMMENT]
+    holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return "\n".join(comments + [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(cell.source)) if isinstance(node, holders)])
+
+
+def check_words(notebook: NotebookNode) -> list[str]:
+    """No exclamations, and none of the words that tell a reader how easy something is."""
+    found = []
+    for number, cell in enumerate(notebook.cells, 1):
+        text = prose(cell)
+        found += [f"cell {number} uses the word {word!r}" for word in BANNED.findall(text)]
+        found += [f"cell {number} exclaims: {text[max(match.start() - 30, 0):match.end()].strip()!r}" for match in EXCLAIMED.finditer(text)]
+    return found
+
+
+ANATOMY = (check_opening, check_rhythm, check_size, check_closing, check_figures, check_words)

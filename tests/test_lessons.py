@@ -1,0 +1,120 @@
+"""The notebooks run, show what their code says, keep to the form of a lesson, and are the source of package and README."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from lesson_checks import ANATOMY, differences, leftovers
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+LESSONS = [path for path in NOTEBOOKS if path.name[0] in "012345678"]
+
+
+def name(path):
+    return path.stem
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def report(path, complaints):
+    assert not complaints, f"nbs/{path.name}:\n" + "\n".join(complaints)
+
+
+def test_the_first_lessons_are_there():
+    assert [path.name[:3] for path in LESSONS[:6]] == [f"0{number}_" for number in range(6)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_runs_and_shows_what_is_stored(path):
+    fresh = read(path)
+    NotebookClient(fresh, kernel_name="python3", timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
+    report(path, differences(read(path), fresh))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_is_clean(path):
+    report(path, leftovers(read(path)))
+
+
+@pytest.mark.parametrize("check", ANATOMY, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("path", LESSONS, ids=name)
+def test_keeps_to_the_form_of_a_lesson(path, check):
+    report(path, check(read(path)))
+
+
+def files(package):
+    """The name and the bytes of each file of a package."""
+    return {path.name: path.read_bytes() for path in sorted(package.glob("*.py"))}
+
+
+def export(tmp_path, edit=lambda nbs: None):
+    """The package that nbdev writes from a copy of the notebooks, after `edit` of the copy."""
+    shutil.copy(ROOT / "settings.ini", tmp_path)
+    shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".*"))
+    edit(tmp_path / "nbs")
+    environment = {key: value for key, value in os.environ.items() if key != "IN_TEST"}  # with it set, nbdev writes nothing
+    command = [sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    return files(tmp_path / "minitorch_train")
+
+
+def unlike(exported, package):
+    """The names of the files that are not the same in two packages."""
+    return sorted(name for name in exported | package if exported.get(name) != package.get(name))
+
+
+def test_the_package_is_what_the_notebooks_export(tmp_path):
+    changed = unlike(export(tmp_path), files(ROOT / "minitorch_train"))
+    assert not changed, f"run nbdev_export: it would write {', '.join(changed)} differently"
+
+
+def test_an_edited_notebook_changes_the_export(tmp_path):
+    def edit(nbs):
+        path = nbs / "00_testing.ipynb"
+        path.write_text(path.read_text(encoding="utf-8").replace("rtol: float = 1e-3", "rtol: float = 1e-4"), encoding="utf-8")
+
+    assert unlike(export(tmp_path, edit), files(ROOT / "minitorch_train")) == ["testing.py"]
+
+
+@pytest.fixture(scope="module")
+def make_readme():
+    spec = importlib.util.spec_from_file_location("make_readme", ROOT / "nbs/tools/make_readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_is_made_from_the_index(make_readme):
+    stored = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert make_readme.readme(ROOT / "nbs/index.ipynb") == stored, "run python nbs/tools/make_readme.py"
+
+
+def test_the_readme_follows_its_notebook(make_readme, tmp_path):
+    index = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_markdown_cell("See [one](00_testing.ipynb), [the license](../LICENSE) and [a page](https://pytorch.org)."),
+        nbformat.v4.new_code_cell("#| export\nx = 1"),
+        nbformat.v4.new_code_cell("print(6 * 7)", outputs=[nbformat.v4.new_output("stream", text="42\n")]),
+        nbformat.v4.new_code_cell("#| echo: false\ntable()", outputs=[
+            nbformat.v4.new_output("display_data", data={"text/markdown": "| a | b |\n|---|---|"})]),
+    ])
+    nbformat.write(index, tmp_path / "index.ipynb")
+    text = make_readme.readme(tmp_path / "index.ipynb")
+    assert "[one](nbs/00_testing.ipynb), [the license](LICENSE) and [a page](https://pytorch.org)" in text
+    assert "```python\nprint(6 * 7)\n```\n\n    42\n" in text and "| a | b |" in text
+    assert "x = 1" not in text and "table()" not in text
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) >= len(LESSONS)
+    assert [link for link in links if not (ROOT / link).exists()] == []
