@@ -11,7 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from lesson_checks import ANATOMY, differences, leftovers
-from nbclient import NotebookClient
+
+from minitorch_train.running import run_lesson
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
@@ -36,9 +37,9 @@ def test_the_first_lessons_are_there():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_runs_and_shows_what_is_stored(path):
-    fresh = read(path)
-    NotebookClient(fresh, kernel_name="python3", timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
-    report(path, differences(read(path), fresh))
+    run = run_lesson(path)
+    assert run.failure is None, f"nbs/{path.name}, cell {run.failure.cell}: {run.failure.error}\n{run.failure.source}"
+    report(path, differences(read(path), run.notebook))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)

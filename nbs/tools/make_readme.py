@@ -24,6 +24,7 @@ def readme(index: Path) -> str:
         else:
             cells.append(cell)
     notebook.cells = cells
+    notebook.metadata["language_info"] = {"name": "python"}  # for the colours; a cleaned notebook does not have it
     text, _ = MarkdownExporter().from_notebook_node(notebook)
     text = re.sub(r"\]\((?!\w+:|#)([^)]+)\)", lambda link: f"]({posixpath.normpath('nbs/' + link[1])})", text)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
