@@ -76,20 +76,20 @@ def log_softmax(
 # %% ../nbs/04_cross_entropy.ipynb #e61a5441
 def _pick(
     values: Tensor,  # one entry for each class along `dim`
-    index: Tensor,   # a class for each place, the shape of `values` without `dim`
+    index: Tensor,   # a class for each place, the shape of `values` but with size 1 along `dim`
     dim: int,        # the dimension of the classes
 ) -> Tensor:         # the picked entries, the shape of `index`
     """The entry of each place's class; `IndexError` names the first class that is not there, and its position."""
     try:
-        return values.gather(dim, index.unsqueeze(dim)).squeeze(dim)
+        return values.gather(dim, index)
     except RuntimeError as error:
-        classes = values.shape[dim]
-        outside = (index < 0) | (index >= classes)
+        classes, target = values.shape[dim], index.squeeze(dim)
+        outside = (target < 0) | (target >= classes)
         if not outside.any():
             raise
         place = outside.nonzero()[0].tolist()
         where = f" at position {place[0] if len(place) == 1 else place}" if place else ""
-        raise IndexError(f"target has class {index[tuple(place)]}{where}, but input has {classes} classes") from error
+        raise IndexError(f"target has class {target[tuple(place)]}{where}, but input has {classes} classes") from error
 
 # %% ../nbs/04_cross_entropy.ipynb #ddcf7117
 def mse(
@@ -131,18 +131,19 @@ def _check_loss(
 
 
 def _reduce(
-    loss: Tensor,              # a loss for each place, already weighted
-    ignored: Tensor,           # True where the target does not count
-    weights: Tensor | None,    # the weight of each place, if there are weights
-    reduction: str,            # "mean", "sum" or "none"
-) -> Tensor:                   # one number, or the losses with 0 in the ignored places
+    loss: Tensor,             # a loss for each place, already weighted, with size 1 along `dim`
+    ignored: Tensor,          # True where the target does not count, the same shape
+    weights: Tensor | None,   # the weight of each place, if there are weights
+    reduction: str,           # "mean", "sum" or "none"
+    dim: int,                 # the dimension of the classes
+) -> Tensor:                  # one number, or the losses with 0 in the ignored places
     """Reduce the losses that count; a mean over nothing is `nan`."""
     loss = loss.masked_fill(ignored, 0)
     if reduction == "none":
-        return loss
+        return loss.squeeze(dim)
     if reduction == "sum":
         return loss.sum()
-    return loss.sum() / ((~ignored).sum() if weights is None else weights.masked_fill(ignored, 0).sum())
+    return loss.sum() / ((~ignored).sum(dtype=loss.dtype) if weights is None else weights.masked_fill(ignored, 0).sum())
 
 # %% ../nbs/04_cross_entropy.ipynb #28615308
 def nll(
@@ -160,11 +161,12 @@ def nll(
     dim = _check_loss(input, target, weight, reduction)
     if target.is_floating_point():
         raise TypeError(f"target should hold classes in int64 or uint8, but its dtype is {target.dtype}")
-    ignored = target == ignore_index
-    index = target.long().masked_fill(ignored, 0)  # any class will do where nothing counts
+    index = target.long().unsqueeze(dim)
+    ignored = index == ignore_index
+    index = index.masked_fill(ignored, 0)  # any class will do where nothing counts
     loss = -_widened(_pick(input, index, dim))
     weights = None if weight is None else _widened(weight)[index]
-    return _reduce(loss if weights is None else loss * weights, ignored, weights, reduction).to(input.dtype)
+    return _reduce(loss if weights is None else loss * weights, ignored, weights, reduction, dim).to(input.dtype)
 
 # %% ../nbs/04_cross_entropy.ipynb #11ed88cc
 def _expected_loss(
@@ -172,11 +174,11 @@ def _expected_loss(
     share: Tensor | float,   # the share of each class in the target, the shape of `logp`, or one number for all
     weight: Tensor | None,   # a weight for each class
     dim: int,                # the dimension of the classes
-) -> Tensor:                 # a loss for each place
+) -> Tensor:                 # a loss for each place, with size 1 along `dim`
     """Minus the sum over the classes of share times weight times log-probability."""
     if weight is not None:
         share = share * _widened(weight).reshape(-1, *[1] * (logp.dim() - dim - 1))
-    return -(share * logp).sum(dim)
+    return -(share * logp).sum(dim, keepdim=True)
 
 
 def _cross_entropy_soft(
@@ -193,7 +195,7 @@ def _cross_entropy_soft(
         raise ValueError(f"ignore_index is for class indices, but target holds probabilities and it is {ignore_index}")
     share = _widened(target) * (1 - label_smoothing) + label_smoothing / input.shape[dim]
     loss = _expected_loss(log_softmax(_widened(input), dim), share, weight, dim)
-    return _reduce(loss, torch.zeros_like(loss, dtype=torch.bool), None, reduction).to(torch.promote_types(input.dtype, target.dtype))
+    return _reduce(loss, torch.zeros_like(loss, dtype=torch.bool), None, reduction, dim).to(torch.promote_types(input.dtype, target.dtype))
 
 # %% ../nbs/04_cross_entropy.ipynb #5f670e94
 def cross_entropy(
@@ -217,14 +219,15 @@ def cross_entropy(
         raise ValueError(f"label_smoothing should be between 0 and 1, but it is {label_smoothing}")
     if target.is_floating_point():
         return _cross_entropy_soft(input, target, weight, ignore_index, reduction, label_smoothing, dim)
-    ignored = target == ignore_index
-    index = target.long().masked_fill(ignored, 0)  # any class will do where nothing counts
+    index = target.long().unsqueeze(dim)
+    ignored = index == ignore_index
+    index = index.masked_fill(ignored, 0)  # any class will do where nothing counts
     z = _shifted(input, dim)
-    total = z.exp().sum(dim).log()
+    total = z.exp().sum(dim, keepdim=True).log()
     loss = total - _pick(z, index, dim)
     weights = None if weight is None else _widened(weight)[index]
     loss = loss if weights is None else loss * weights
     if label_smoothing:
-        even = _expected_loss(z - total.unsqueeze(dim), 1 / z.shape[dim], weight, dim)
+        even = _expected_loss(z - total, 1 / z.shape[dim], weight, dim)
         loss = (1 - label_smoothing) * loss + label_smoothing * even
-    return _reduce(loss, ignored, weights, reduction).to(input.dtype)
+    return _reduce(loss, ignored, weights, reduction, dim).to(input.dtype)
