@@ -1,5 +1,6 @@
 """Builds the package from settings.ini; the wheel also carries the lessons and the digits."""
 
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -11,17 +12,18 @@ parser = ConfigParser()
 parser.read(root / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
 package = settings["lib_name"]
-lessons = sorted(root.glob("nbs/[0-9]*.ipynb"))
+lessons = sorted(root.glob("nbs/[0-8][0-9]_*.ipynb"))  # numbers from 90 on are machinery
 
 
 class BuildWithLessons(build_py):
     """Copies the digits and the lessons from the checkout into the built package."""
 
     def run(self):
-        super().run()
         if self.editable_mode:  # an editable install finds both in the checkout
-            return
+            return super().run()
         target = Path(self.build_lib, package)
+        shutil.rmtree(target, ignore_errors=True)  # an earlier build may have left a lesson that has a new name now
+        super().run()
         self.copy_file(str(root / "mnist.pkl.gz"), str(target / "mnist.pkl.gz"))
         self.mkpath(str(target / "lessons"))
         for lesson in lessons:

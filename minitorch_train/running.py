@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_core.utils import ensure_event_loop
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
@@ -89,6 +90,7 @@ def run_lesson(
     quiet = ["--log-level=CRITICAL"]  # the kernel's own remarks, not the cells' output
     client = NotebookClient(notebook, km=_kernel_manager(), timeout=limit, iopub_timeout=limit,
                             record_timing=False, extra_arguments=quiet)
+    ensure_event_loop(prefer_selector_loop=True)  # on Windows, messages to a kernel need the selector loop
     with client.setup_kernel(cwd=str(path.parent.resolve()), cleanup_kc=True):
         for index, cell in enumerate(notebook.cells):
             try:

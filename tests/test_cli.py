@@ -1,0 +1,340 @@
+"""The command line: lessons run in real kernels, and lessons copied without harm to a user's files."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from typer.testing import CliRunner
+
+from minitorch_train import __version__, cli
+from minitorch_train.running import run_lesson
+
+NBS = Path(cli.__file__).parent.parent / "nbs"
+
+
+def write(path, *cells):
+    """A notebook of these cells; text that starts with `#` and a blank is Markdown."""
+    made = [new_markdown_cell(cell) if cell.startswith("# ") else new_code_cell(cell) for cell in cells]
+    nbformat.write(new_notebook(cells=made), path)
+    return path
+
+
+def contents(folder):
+    """Every file below a folder, with its bytes."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def run(*arguments):
+    """What `minitorch-train ARGUMENTS` prints (`stdout`, `stderr`) and its `exit_code`."""
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], prog_name="minitorch-train")
+
+
+# Running one notebook
+
+def test_a_run_returns_fresh_outputs_and_no_failure(tmp_path):
+    path = write(tmp_path / "00_good.ipynb", "# Good", "x = 20", "", "print(x + 1)\nx + 2", "#| summary\nprint('all', 'good')")
+    before, seen = contents(tmp_path), []
+    result = run_lesson(path, on_cell=lambda: seen.append(1))
+    assert result.failure is None and result.summary() == "all good\n" and result.seconds > 0
+    assert len(seen) == 5, "on_cell is called for each cell, of either kind"
+    stream, value = result.notebook.cells[3].outputs
+    assert (stream.text, value.data["text/plain"]) == ("21\n", "22")
+    assert contents(tmp_path) == before, "running a notebook changes no file"
+
+
+def test_the_kernel_is_this_interpreter_in_the_folder_of_the_lesson(tmp_path, monkeypatch):
+    kernel = tmp_path / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(json.dumps({"argv": ["no-such-python", "{connection_file}"], "display_name": "stale"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    lesson = write(tmp_path / "00_where.ipynb", "import os, sys\nprint(sys.executable)\nprint(os.getcwd())")
+    result = run_lesson(lesson)
+    executable, folder = result.notebook.cells[0].outputs[0].text.splitlines()
+    assert Path(executable).samefile(sys.executable) and sys.prefix in executable
+    assert Path(folder).samefile(tmp_path)
+
+
+def test_a_failing_cell_ends_the_run_and_is_described(tmp_path):
+    path = write(tmp_path / "00_bad.ipynb", "# Bad", "def halve(x):\n    return x / 0", "y = 1\nhalve(y)", "#| summary\nprint(1)")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[3].outputs = [new_output("stream", text="from an earlier day\n")]
+    nbformat.write(notebook, path)
+    result = run_lesson(path)
+    failure = result.failure
+    assert (failure.cell, failure.prompt, failure.source) == (3, 2, "y = 1\nhalve(y)")
+    assert failure.error == "ZeroDivisionError: division by zero"
+    assert failure.places == ["Cell In[2], line 2", "Cell In[1], line 2, in halve(x)"]
+    assert result.summary() == "" and result.notebook.cells[3].outputs == [], "nothing stored passes for fresh"
+
+
+def test_an_error_in_a_library_names_the_library_s_file(tmp_path):
+    failure = run_lesson(write(tmp_path / "00_deep.ipynb", "import json\njson.loads('{')")).failure
+    assert failure.places[0] == "Cell In[1], line 2" and "json" in failure.places[-1] and failure.places[-1].startswith("File ")
+    assert failure.error.startswith("JSONDecodeError: Expecting property name")
+
+
+def test_a_syntax_error_names_its_line(tmp_path):
+    failure = run_lesson(write(tmp_path / "00_syntax.ipynb", "x = 1\ny = = 2")).failure
+    assert failure.places == ["Cell In[1], line 2"] and failure.error.startswith("SyntaxError: ")
+
+
+def test_a_cell_that_takes_too_long_is_stopped(tmp_path):
+    start = time.perf_counter()
+    failure = run_lesson(write(tmp_path / "00_slow.ipynb", "1 + 1", "import time\ntime.sleep(600)"), limit=2).failure
+    assert failure.cell == 2 and failure.error == "the cell was stopped after 2 s, the longest a cell may take"
+    assert time.perf_counter() - start < 60
+
+
+def test_a_kernel_that_dies_is_noticed(tmp_path):
+    failure = run_lesson(write(tmp_path / "00_dead.ipynb", "1 + 1", "import os\nos._exit(3)", "2 + 2")).failure
+    assert failure.cell == 2 and failure.error.startswith("the kernel died while this cell ran")
+
+
+# `lessons run`
+
+@pytest.fixture
+def lessons(tmp_path, monkeypatch):
+    """A folder of lessons, and a data file, in place of the real ones."""
+    folder = tmp_path / "lessons"
+    folder.mkdir()
+    (folder / "mnist.pkl.gz").write_bytes(b"digits")
+    monkeypatch.setattr(cli, "_sources", lambda: (folder, folder / "mnist.pkl.gz"))
+    return folder
+
+
+def test_run_reports_every_lesson_and_the_failures_among_them(lessons):
+    write(lessons / "00_good.ipynb", "# Good", "2 + 2")
+    write(lessons / "01_bad.ipynb", "# Bad", "x = 3", "print('so far')\nassert x == 4, 'x is not 4'")
+    (lessons / "02_broken.ipynb").write_text("{ not a notebook")
+    write(lessons / "03_dead.ipynb", "import os\nos._exit(3)")
+    write(lessons / "04_last.ipynb", "#| summary\nprint('trained network: accuracy 0.5')")
+    write(lessons / "90_machinery.ipynb", "raise SystemError")
+    before = contents(lessons)
+    result = run("lessons", "run")
+    assert result.exit_code == 1 and contents(lessons) == before
+    assert result.stderr.splitlines() == [f"{n} of 5: {name}" for n, name in
+                                          enumerate(("00_good", "01_bad", "02_broken", "03_dead", "04_last"), 1)]
+    head, table = result.stdout.split("lesson     cells  seconds  result\n")
+    assert ("01_bad stopped in cell 3 of 3, In [2]:\n\n"
+            "        1 | print('so far')\n"
+            "  -->   2 | assert x == 4, 'x is not 4'\n\n"
+            "  Cell In[2], line 2\n"
+            "  AssertionError: x is not 4\n") in head
+    assert "02_broken could not be run: " in head and "{ not a notebook" in head
+    assert "03_dead stopped in cell 1 of 1, In [1]:\n\n        1 | import os\n" in head and "the kernel died" in head
+    rows = [line.split() for line in table.splitlines()]
+    assert [(row[0], row[-1]) for row in rows[1:6]] == [
+        ("00_good", "passed"), ("01_bad", "3"), ("02_broken", "run"), ("03_dead", "1"), ("04_last", "passed")]
+    assert rows[1][1] == "2" and rows[2][3:] == "stopped in cell 3".split() and float(rows[1][2]) > 0
+    assert table.endswith("\n\ntrained network: accuracy 0.5\n"), "the summary comes last"
+
+
+def test_run_takes_numbers_and_names_in_the_order_of_the_lessons(lessons):
+    for name in ("00_one", "01_two", "02_three"):
+        write(lessons / f"{name}.ipynb", "1")
+    assert [path.stem for path in cli._chosen([])] == ["00_one", "01_two", "02_three"]
+    assert [path.stem for path in cli._chosen(["02_three", "00", "02"])] == ["00_one", "02_three"]
+    result = run("lessons", "run", "01")
+    assert result.exit_code == 0 and "01_two" in result.stdout and "00_one" not in result.stdout
+
+
+@pytest.mark.parametrize("name", ["03", "one", "0", "00_one.ipynb", "", "90"])
+def test_an_unknown_lesson_lists_the_names(lessons, name):
+    for lesson in ("00_one", "01_two", "90_machinery"):
+        write(lessons / f"{lesson}.ipynb", "1")
+    result = run("lessons", "run", "00", name)
+    assert result.exit_code == 2 and result.stdout == ""
+    assert f"there is no lesson {name!r}. The lessons are 00_one, 01_two." in result.stderr
+
+
+def test_a_terminal_gets_a_bar_that_names_the_lesson(tmp_path, monkeypatch):
+    class Terminal:
+        encoding, written = "utf-8", ""
+        isatty = staticmethod(lambda: True)
+        flush = staticmethod(lambda: None)
+
+        def write(self, text):
+            self.written += text
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    cli._run_with_progress(write(tmp_path / "00_one.ipynb", "# One", "1", "import time\ntime.sleep(0.5)", "2"), "1 of 9: 00_one")
+    assert "1 of 9: 00_one |" in terminal.written and "| 0 of 4 cells, 00:00" in terminal.written
+    assert "| 3 of 4 cells" in terminal.written or "| 4 of 4 cells" in terminal.written
+    assert terminal.written.endswith("\r") and terminal.written.split("\r")[-2].strip() == "", "the bar goes away at the end"
+
+
+def program(folder, *arguments, **options):
+    """A process that runs the command line on the lessons of a folder."""
+    code = f"""if True:
+        import pathlib, sys
+        from minitorch_train import cli
+        cli._sources = lambda: (pathlib.Path({str(folder)!r}), None)
+        cli.app({list(arguments)!r})"""
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_letters_that_the_terminal_does_not_have_do_not_stop_the_report(tmp_path):
+    write(tmp_path / "00_arrow.ipynb", "raise ValueError('a → b')")
+    process = program(tmp_path, "lessons", "run", env={**os.environ, "PYTHONIOENCODING": "cp1252"})
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and r"ValueError: a \u2192 b" in out and "stopped in cell 1" in out, err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no way to send Ctrl-C to one process")
+def test_ctrl_c_ends_the_command_and_its_kernel(tmp_path):
+    started = tmp_path / "started"
+    write(tmp_path / "00_slow.ipynb", f"import os, time\nopen({str(started)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
+    write(tmp_path / "01_next.ipynb", "1")
+    process = program(tmp_path, "lessons", "run")
+    for _ in range(600):
+        if started.exists() and started.read_text():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "01_next" not in out + err
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+
+
+def test_the_real_command_runs_a_real_lesson():
+    before = contents(NBS)
+    done = subprocess.run([sys.executable, "-m", "minitorch_train.cli", "lessons", "run", "00"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "00_testing" in done.stdout and "passed" in done.stdout and contents(NBS) == before
+
+
+# `lessons copy`
+
+@pytest.fixture
+def two(lessons):
+    """Two lessons and a data file, under the names that they have in a copy."""
+    write(lessons / "00_one.ipynb", "1")
+    write(lessons / "01_two.ipynb", "2")
+    wanted = contents(lessons)
+    write(lessons / "91_machinery.ipynb", "3")
+    return wanted
+
+
+def test_copy_makes_the_folder_and_says_how_to_open_it(two, tmp_path):
+    folder = tmp_path / "a" / "my course"
+    result = run("lessons", "copy", folder)
+    assert result.exit_code == 0 and contents(folder) == two and sorted(path.name for path in folder.iterdir()) == sorted(two)
+    assert result.stdout == (f"Copied to {folder}:\n  00_one.ipynb\n  01_two.ipynb\n  mnist.pkl.gz\n"
+                             f'Open them with: jupyter lab "{folder}"\n')
+
+
+def test_copy_leaves_other_files_and_identical_ones_alone(two, tmp_path):
+    folder = tmp_path / "course"
+    run("lessons", "copy", folder)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "01_two.ipynb").unlink()
+    stamp = (folder / "00_one.ipynb").stat().st_mtime_ns
+    result = run("lessons", "copy", folder)
+    assert result.exit_code == 0 and result.stdout.startswith(f"Copied to {folder}:\n  01_two.ipynb\nOpen")
+    assert contents(folder) == {**two, "notes.txt": b"mine"} and (folder / "00_one.ipynb").stat().st_mtime_ns == stamp
+    assert run("lessons", "copy", folder).stdout.startswith(f"{folder} has all of them already.\nOpen")
+
+
+def test_copy_overwrites_nothing_of_the_user_s_unless_forced(two, tmp_path):
+    folder = tmp_path / "course"
+    folder.mkdir()
+    mine = {"00_one.ipynb": b"my answers", "mnist.pkl.gz": b"my digits"}
+    for name, data in mine.items():
+        (folder / name).write_bytes(data)
+    result = run("lessons", "copy", folder)
+    assert result.exit_code == 1 and result.stdout == "" and contents(folder) == mine, "nothing is written, not even 01_two"
+    assert result.stderr == (f"Nothing was copied. {folder} has these already, and they differ:\n  00_one.ipynb\n  mnist.pkl.gz\n"
+                             "Choose another folder, or overwrite files with --force.\n")
+    assert run("lessons", "copy", folder, "--force").exit_code == 0
+    assert contents(folder) == two
+
+
+def test_copy_never_replaces_a_folder(two, tmp_path):
+    folder = tmp_path / "course"
+    (folder / "01_two.ipynb").mkdir(parents=True)
+    for options in ((), ("--force",)):
+        result = run("lessons", "copy", folder, *options)
+        assert result.exit_code == 1 and "  01_two.ipynb\n" in result.stderr and contents(folder) == {}
+
+
+def test_copy_does_not_write_through_a_link(two, tmp_path):
+    folder, other = tmp_path / "course", tmp_path / "elsewhere.ipynb"
+    folder.mkdir()
+    try:
+        (folder / "00_one.ipynb").symlink_to(other)
+    except OSError:
+        assert sys.platform == "win32"  # where an account may not be allowed to make links
+        return
+    assert run("lessons", "copy", folder).exit_code == 1 and not other.exists()
+    assert run("lessons", "copy", folder, "--force").exit_code == 0
+    assert contents(folder) == two and not other.exists() and not (folder / "00_one.ipynb").is_symlink()
+
+
+def test_copy_to_a_file_is_refused(two, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    result = run("lessons", "copy", tmp_path / "file")
+    assert result.exit_code == 2 and "is a file" in result.stderr and str(tmp_path / "file") in result.stderr
+    result = run("lessons", "copy", tmp_path / "file" / "course")
+    assert result.exit_code == 1 and f"Could not copy to {tmp_path / 'file' / 'course'}: " in result.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("function", ["tempfile.TemporaryDirectory", "shutil.copyfile", "os.replace"])
+def test_copy_says_what_the_system_refuses_and_leaves_nothing_half_done(two, tmp_path, monkeypatch, function):
+    folder = tmp_path / "course"
+    folder.mkdir()
+    (folder / "00_one.ipynb").write_bytes(b"mine")
+
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(function, refuse)
+    result = run("lessons", "copy", folder, "--force")
+    assert result.exit_code == 1 and result.stderr == f"Could not copy to {folder}: [Errno 13] Permission denied: {str(folder)!r}\n"
+    assert contents(folder) == {"00_one.ipynb": b"mine"} and len(list(folder.iterdir())) == 1
+
+
+def test_a_copy_of_the_real_lessons_runs(tmp_path):
+    result = run("lessons", "copy", tmp_path)
+    names = sorted(path.name for path in NBS.glob("[0-8]*.ipynb"))
+    assert result.exit_code == 0 and sorted(contents(tmp_path)) == [*names, "mnist.pkl.gz"] and len(names) >= 5
+    assert all((tmp_path / name).read_bytes() == (NBS / name).read_bytes() for name in names)
+    assert (tmp_path / "mnist.pkl.gz").read_bytes() == (NBS.parent / "mnist.pkl.gz").read_bytes()
+    assert run_lesson(tmp_path / "00_testing.ipynb").failure is None
+
+
+# The program as a whole
+
+def test_without_arguments_it_says_what_there_is():
+    for arguments, words in (([], "Commands:\n  lessons "), (["lessons"], "  copy  Put the lessons")):
+        result = run(*arguments)
+        assert result.exit_code == 2 and words in result.output
+        assert run(*arguments, "--help").stdout == result.output
+
+
+@pytest.mark.parametrize("command", [[shutil.which("minitorch-train", path=str(Path(sys.executable).parent))],
+                                     [sys.executable, "-m", "minitorch_train.cli"]], ids=["script", "module"])
+def test_the_installed_program_answers(command, tmp_path):
+    def say(*arguments):
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, check=True, cwd=tmp_path)
+
+    assert say("--version").stdout == f"minitorch-train {__version__}\n"
+    text = say("lessons", "copy", "--help")
+    assert text.stdout.startswith("Usage: minitorch-train lessons copy ") and "--force" in text.stdout and text.stderr == ""
+    assert max(map(len, text.stdout.splitlines())) <= 80
+
+
+def test_help_does_not_load_what_only_running_needs():
+    code = "import sys\nfrom minitorch_train import cli\nprint(*{'nbclient', 'nbformat', 'IPython', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
