@@ -6,12 +6,13 @@
 __all__ = []
 
 # %% ../nbs/index.ipynb #2ed26208
-from . import data, functional, testing, training
+from . import data, functional, model, testing, training
 from .data import get_data, get_test_data, normalize, show_digits
 from .functional import cross_entropy, log_softmax, logsumexp, mse, nll, softmax
+from .model import Model
 from .testing import near, test, test_eq, test_near, test_near_zero
 from .training import accuracy, train
 
 # %% ../nbs/index.ipynb #dfb1b994
 __version__ = "0.1.0"
-__all__ = [*data.__all__, *functional.__all__, *testing.__all__, *training.__all__]
+__all__ = [*data.__all__, *functional.__all__, *model.__all__, *testing.__all__, *training.__all__]
