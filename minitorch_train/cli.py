@@ -27,6 +27,14 @@ if TYPE_CHECKING:  # imported where it is needed: it wants the `lessons` extra
     from minitorch_train.running import LessonRun
 
 # %% ../nbs/95_command_line.ipynb #04e83cdd
+def _fail(
+    message: str,  # what is wrong, and what to do about it
+) -> NoReturn:
+    """Print an error and end the command with status 1."""
+    typer.echo(message, err=True)
+    raise typer.Exit(1)
+
+
 def _sources() -> tuple[Path, Path]:
     """The folder of the lessons and the data file: in the installed package, or in the checkout."""
     package = Path(str(files("minitorch_train")))
@@ -37,7 +45,8 @@ def _sources() -> tuple[Path, Path]:
 
 def _lessons() -> list[Path]:
     """The lessons in their order: the notebooks numbered 00 to 89."""
-    return sorted(_sources()[0].glob("[0-8][0-9]_*.ipynb"))
+    folder, _ = _sources()
+    return sorted(folder.glob("[0-8][0-9]_*.ipynb")) or _fail(f"There are no lessons in {folder}.")
 
 # %% ../nbs/95_command_line.ipynb #ce289611
 def _report(
@@ -50,17 +59,10 @@ def _report(
     title = f"{name} stopped in cell {failure.cell} of {len(run.notebook.cells)}, In [{failure.prompt}]:"
     source = [f"{'-->' if str(number) in own else '':>5} {number:3} | {line}"
               for number, line in enumerate(failure.source.split("\n"), 1)]
-    return "\n".join([typer.style(title, fg="red"), "", *source, "", *(f"  {line}" for line in [*failure.places, *failure.error.split("\n")]), ""])
+    why = [f"  {line}" for line in (*failure.places, *failure.error.split("\n"))]
+    return "\n".join([typer.style(title, fg="red"), "", *source, "", *why, ""])
 
 # %% ../nbs/95_command_line.ipynb #e8442de9
-def _fail(
-    message: str,  # what is wrong, and what to do about it
-) -> NoReturn:
-    """Print an error and end the command with status 1."""
-    typer.echo(message, err=True)
-    raise typer.Exit(1)
-
-
 def _run_with_progress(
     path: Path,  # the lesson
     label: str,  # what to call it
@@ -103,7 +105,8 @@ def _show_version(
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")] = False,
+    version: Annotated[bool, typer.Option(
+        "--version", callback=_show_version, is_eager=True, help="Show the version and stop.")] = False,
 ) -> None:
     """Lessons that derive everything between a batch of digits and a trained network."""
     for stream in (sys.stdout, sys.stderr):  # a lesson may print letters that the terminal does not have
@@ -122,18 +125,10 @@ def _chosen(
     return [path for path, call in calls.items() if not names or set(names) & set(call)]
 
 
-def _row(
-    path: Path,  # the lesson
-    run: "LessonRun",  # what came of it
-) -> tuple[str, str, str, str]:  # its line in the table
-    """Name, number of cells, seconds and result of a run."""
-    result = f"stopped in cell {run.failure.cell}" if run.failure else "passed"
-    return path.stem, str(len(run.notebook.cells)), f"{run.seconds:.1f}", result
-
-
 @_lessons_app.command("run")
 def _run_lessons(
-    names: Annotated[list[str] | None, typer.Argument(metavar="LESSON", help="What to run, as 03 or 03_log_softmax; without it, all.", show_default=False)] = None,
+    names: Annotated[list[str] | None, typer.Argument(
+        metavar="LESSON", help="What to run, as 03 or 03_log_softmax; without it, all.", show_default=False)] = None,
 ) -> None:
     """Run lessons top to bottom, each in a kernel of its own.
 
@@ -143,23 +138,22 @@ def _run_lessons(
     paths = _chosen(names or [])
     if any(find_spec(module) is None for module in ("nbclient", "ipykernel")):
         _fail('Running lessons needs nbclient and ipykernel: pip install "minitorch_train[lessons]"')
-    rows, summaries, failed = [("lesson", "cells", "seconds", "result")], [], 0
+    rows, summaries = [("lesson", "cells", "seconds", "result")], []
     for number, path in enumerate(paths, 1):
         try:
             run = _run_with_progress(path, f"{number} of {len(paths)}: {path.stem}")
         except Exception as error:  # the notebook cannot be read, no kernel starts: the other lessons still run
-            failed += 1
             typer.echo(f"{path.stem} could not be run: {error}\n")
             rows.append((path.stem, "", "", "could not be run"))
             continue
-        failed += run.failure is not None
         if run.failure:
             typer.echo(_report(path.stem, run))
-        rows.append(_row(path, run))
+        result = f"stopped in cell {run.failure.cell}" if run.failure else "passed"
+        rows.append((path.stem, str(len(run.notebook.cells)), f"{run.seconds:.1f}", result))
         summaries.append(run.summary())
     typer.echo(_table(rows))
     typer.echo("".join(["\n", *summaries]) if any(summaries) else "", nl=False)
-    raise typer.Exit(failed > 0)
+    raise typer.Exit(any(result != "passed" for *_, result in rows[1:]))
 
 # %% ../nbs/95_command_line.ipynb #f76aeb6d
 def _place(
@@ -177,7 +171,8 @@ def _place(
 
 @_lessons_app.command("copy")
 def _copy_lessons(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", file_okay=False, help="Where to put them; created when it is not there.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(
+        metavar="FOLDER", file_okay=False, help="Where to put them; created when it is not there.", show_default=False)],
     force: Annotated[bool, typer.Option("--force", help="Overwrite files of the same names.")] = False,
 ) -> None:
     """Put the lessons and the digits into FOLDER, to open and to change.

@@ -68,8 +68,9 @@ def get_data(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # `x_train, y_train, x_valid, y_valid`
     """The training and validation digits: float32 images `[50000, 784]` and `[10000, 784]`, int64 labels.
 
-    Pixels are in [0, 1]. The file is read without running anything in it. Raises `FileNotFoundError`, which says
-    where it looked, and `ValueError` for a file that is damaged, not plain arrays, or not laid out as described.
+    Pixels are in [0, 1]. The file is read without running anything in it. Raises
+    `FileNotFoundError`, which says where it looked, and `ValueError` for a file that is
+    damaged, not plain arrays, or not laid out as described.
     """
     train, valid, _ = _load_parts(path)
     return *train, *valid
@@ -89,7 +90,8 @@ def show_digits(
 ) -> "matplotlib.figure.Figure":        # the figure, which a notebook shows by itself
     """Draw images in a grid, ink dark, with their labels above them.
 
-    Raises `ValueError` when there are no images, when they do not have 784 pixels, or not one label each.
+    Raises `ValueError` when there are no images, when they do not have 784 pixels, or not one
+    label each.
     """
     import matplotlib.pyplot as plt  # slow to import, and not everybody draws
 
@@ -115,7 +117,8 @@ def normalize(
 ) -> Tensor:            # the shape of `x`
     """`(x - m) / s`. Take `m` and `s` from the training set, for every set.
 
-    Raises `ValueError` when `s` is not above 0 everywhere, or when the result would not have the shape of `x`.
+    Raises `ValueError` when `s` is not above 0 everywhere, or when the result would not have
+    the shape of `x`.
     """
     for name, value in (("m", m), ("s", s)):
         shape = torch.as_tensor(value).shape

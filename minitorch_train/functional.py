@@ -53,7 +53,8 @@ def softmax(
 ) -> Tensor:                           # probabilities, the shape of `x`, adding up to 1 along `dim`
     """Probabilities from scores: `exp(x)` over its sum along `dim`, shifted so that it never overflows.
 
-    Raises `TypeError` for integers. A row of only `-inf`, or with `inf`, gives `nan`, as in `torch.nn.functional.softmax`.
+    Raises `TypeError` for integers. A row of only `-inf`, or with `inf`, gives `nan`, as in
+    `torch.nn.functional.softmax`.
     """
     x = x if dtype is None else x.to(dtype)
     powers = _shifted(x, dim).exp()
@@ -67,7 +68,8 @@ def log_softmax(
 ) -> Tensor:                           # log-probabilities, the shape of `x`
     """The log of `softmax`, without ever forming it: `z - log(sum(exp(z)))` for `z = x - max(x)`.
 
-    Raises `TypeError` for integers. A row of only `-inf`, or with `inf`, gives `nan`, as in `torch.nn.functional.log_softmax`.
+    Raises `TypeError` for integers. A row of only `-inf`, or with `inf`, gives `nan`, as in
+    `torch.nn.functional.log_softmax`.
     """
     x = x if dtype is None else x.to(dtype)
     z = _shifted(x, dim)
@@ -98,7 +100,8 @@ def mse(
 ) -> Tensor:         # one number
     """The mean of the squared differences, for equal shapes once `output`'s last dimension is squeezed.
 
-    Raises `ValueError` for any other pair of shapes, where broadcasting would give a wrong number.
+    Raises `ValueError` for any other pair of shapes, where broadcasting would give a wrong
+    number.
     """
     squeezed = output if output.shape == targ.shape else output.squeeze(-1)
     if squeezed.shape != targ.shape:
@@ -155,8 +158,9 @@ def nll(
 ) -> Tensor:                        # one number, or the shape of `target` for "none"
     """The negative log-likelihood: minus the log-probability of each right class, as `torch.nn.functional.nll_loss`.
 
-    Raises `IndexError` for a class outside the input's, with its position; `ValueError` or `TypeError` for
-    shapes, dtypes or a reduction that do not fit. With nothing to average, "mean" is `nan` and "sum" is 0.
+    Raises `IndexError` for a class outside the input's, with its position; `ValueError` or
+    `TypeError` for shapes, dtypes or a reduction that do not fit. With nothing to average,
+    "mean" is `nan` and "sum" is 0.
     """
     dim = _check_loss(input, target, weight, reduction)
     if target.is_floating_point():
@@ -208,11 +212,13 @@ def cross_entropy(
 ) -> Tensor:                        # one number, or the shape of the class indices for "none"
     """Cross-entropy from logits, as `torch.nn.functional.cross_entropy`: `nll` of `log_softmax`, in one step.
 
-    Computed as `log(sum(exp(z))) - z[target]` for `z = input - max(input)`, so it never overflows. "mean" divides
-    by the weights of the targets that count (by the number of rows when `target` holds probabilities).
+    Computed as `log(sum(exp(z))) - z[target]` for `z = input - max(input)`, so it never
+    overflows. "mean" divides by the weights of the targets that count (by the number of rows
+    when `target` holds probabilities).
 
-    Raises `IndexError` for a class outside the input's, with its position; `ValueError` or `TypeError` for
-    shapes, dtypes or options that do not fit. With nothing to average, "mean" is `nan` and "sum" is 0.
+    Raises `IndexError` for a class outside the input's, with its position; `ValueError` or
+    `TypeError` for shapes, dtypes or options that do not fit. With nothing to average, "mean"
+    is `nan` and "sum" is 0.
     """
     dim = _check_loss(input, target, weight, reduction)
     if not 0 <= label_smoothing <= 1:

@@ -21,22 +21,37 @@ def test(
 ) -> None:
     """Check that `cmp(a, b)` is true.
 
-    Raises `AssertionError` with both values, and with the place where they differ most when both hold numbers.
+    Raises `AssertionError` with both values, and with the place where they differ most when
+    both hold numbers.
     """
     if not cmp(a, b):
         shown_a, shown_b = (repr(x).replace("\n", "\n      ") for x in (a, b))
-        name = cname or cmp.__name__
-        raise AssertionError(f"{name} failed:\n  a = {shown_a}\n  b = {shown_b}\n  {_difference(a, b)}")
+        name = cname or getattr(cmp, "__name__", repr(cmp))
+        news = _difference(a, b)
+        raise AssertionError(f"{name} failed:\n  a = {shown_a}\n  b = {shown_b}\n  {news}")
 
-# %% ../nbs/00_testing.ipynb #0ded9d41
-def _numbers(
+# %% ../nbs/00_testing.ipynb #906e6260
+def _tensor(
     x: Any,          # a number, a list of numbers, an array or a tensor
-) -> Tensor | None:  # the same numbers in float64, or None when `x` is something else
-    """`x` as a float64 tensor, or None when it holds no numbers."""
+) -> Tensor | None:  # its values, or None when `x` is something else
+    """`x` as a tensor without a gradient, or None when it holds no numbers."""
+    if isinstance(x, Tensor):
+        return x.detach().cpu()
     try:
-        return x.detach().cpu().double() if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64)
+        array = np.asarray(x)
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
     except (TypeError, ValueError, RuntimeError):
         return None
+
+
+def _numbers(
+    x: Any,          # a number, a list of numbers, an array or a tensor
+) -> Tensor | None:  # the same numbers in 64 bits, or None when `x` is something else
+    """`x` as a tensor of 64-bit floating-point numbers, or None when it holds no numbers."""
+    values = _tensor(x)
+    if values is None:
+        return None
+    return values.to(torch.complex128 if values.is_complex() else torch.float64)
 
 # %% ../nbs/00_testing.ipynb #e45cd7d9
 def _difference(
@@ -56,21 +71,28 @@ def _difference(
     where = f" at {[int(i) for i in place]}" if place else ""
     return f"they differ most{where}: {x[place]:.8g} against {y[place]:.8g}"
 
-# %% ../nbs/00_testing.ipynb #595c7c5c
+# %% ../nbs/00_testing.ipynb #237d2d17
 def _equal(
     a: Any,  # a number, a list, an array, a tensor, or anything with `==`
     b: Any,  # the same
 ) -> bool:   # equal in shape and in every value?
-    """Exact equality that never broadcasts. A list is rounded to the float type of the tensor it is compared with."""
+    """Exact equality that never broadcasts.
+
+    A number or a list that meets a tensor is rounded to its floating-point type first.
+    """
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(_equal, a, b))
-    a, b = (torch.tensor(x) if isinstance(x, np.ndarray) else x for x in (a, b))
-    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+    boxed_a, boxed_b = (isinstance(x, (Tensor, np.ndarray)) for x in (a, b))
+    if not boxed_a and not boxed_b:
         return bool(a == b)
-    like = a if isinstance(a, Tensor) else b
-    dtype = like.dtype if like.is_floating_point() else None
-    a, b = (x if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype) for x in (a, b))
-    return a.shape == b.shape and bool((a == b).all())
+    x, y = _tensor(a), _tensor(b)
+    if x is None or y is None:  # an array of strings, say
+        return boxed_a and boxed_b and np.array_equal(a, b)
+    if boxed_a != boxed_b:
+        like = x if boxed_a else y
+        x, y = (t.to(like.dtype) if like.is_floating_point() else t for t in (x, y))
+    x, y = (x, y) if x.dtype == y.dtype else (_numbers(x), _numbers(y))
+    return x.shape == y.shape and bool((x == y).all())
 
 # %% ../nbs/00_testing.ipynb #5eeab253
 def test_eq(
@@ -79,7 +101,8 @@ def test_eq(
 ) -> None:
     """Check that `a` equals `b` exactly: numbers, lists, arrays and tensors, in shape and in every value.
 
-    Raises `AssertionError` with both values and the place where they differ most. `nan` equals nothing.
+    Raises `AssertionError` with both values and the place where they differ most. `nan` equals
+    nothing.
     """
     test(a, b, _equal, "test_eq")
 
@@ -92,12 +115,14 @@ def near(
 ) -> bool:               # same shape, and every value close enough?
     """Whether `|a - b| <= atol + rtol * |b|` in every place, for equal shapes; the rule of `torch.allclose`.
 
-    Raises `TypeError` when `a` or `b` holds no numbers. `nan` is near nothing; equal infinities are near.
+    Raises `TypeError` when `a` or `b` holds no numbers. `nan` is near nothing; equal infinities
+    are near.
     """
     x, y = _numbers(a), _numbers(b)
     for name, value, came in (("a", x, a), ("b", y, b)):
         if value is None:
-            raise TypeError(f"{name} should hold numbers, but it is of type {type(came).__name__}: {came!r}")
+            kind = type(came).__name__
+            raise TypeError(f"{name} should hold numbers, but it is of type {kind}: {came!r}")
     return x.shape == y.shape and torch.allclose(x, y, rtol=rtol, atol=atol)
 
 # %% ../nbs/00_testing.ipynb #0d11d0b6
@@ -118,7 +143,8 @@ def test_near_zero(
 ) -> None:
     """Check that every value of `a` is at most `tol` away from zero.
 
-    Raises `AssertionError` with the value that is farthest from zero, and its place. `nan` is not near zero.
+    Raises `AssertionError` with the value that is farthest from zero, and its place. `nan` is
+    not near zero.
     """
     zero = torch.zeros_like(_numbers(a)) if _numbers(a) is not None else 0.0
     test(a, zero, lambda a, b: near(a, b, rtol=0, atol=tol), "test_near_zero")

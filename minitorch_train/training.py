@@ -18,10 +18,12 @@ def accuracy(
 ) -> Tensor:      # the share of rows that are right, 0 to 1
     """The share of rows whose largest score is at the right class; `nan` when there are no rows.
 
-    Raises `ValueError` when there is not one label for each row, where broadcasting would give a wrong number.
+    Raises `ValueError` when there is not one label for each row, where broadcasting would give
+    a wrong number.
     """
     if out.dim() != 2 or yb.shape != out.shape[:1]:
-        raise ValueError(f"out should be [n, classes] and yb [n], but they are {list(out.shape)} and {list(yb.shape)}")
+        shapes = f"{list(out.shape)} and {list(yb.shape)}"
+        raise ValueError(f"out should be [n, classes] and yb [n], but they are {shapes}")
     return (out.argmax(dim=1) == yb).float().mean()
 
 # %% ../nbs/05_training_loop.ipynb #3a513056
@@ -36,10 +38,12 @@ def train(
 ) -> list[float]:       # the loss of each batch, before its update
     """Stochastic gradient descent, written out: predict, loss, gradient, update, in order through the rows.
 
-    Raises `ValueError` when `x` and `y` differ in length or are empty, or when `bs` is less than 1.
+    Raises `ValueError` when `x` and `y` differ in length or are empty, or when `bs` is less
+    than 1.
     """
     if len(x) != len(y) or not len(x):
-        raise ValueError(f"x and y should have the same number of rows, at least one, but they have {len(x)} and {len(y)}")
+        counts = f"{len(x)} and {len(y)}"
+        raise ValueError(f"x and y should have the same number of rows, at least one, but they have {counts}")
     if bs < 1:
         raise ValueError(f"bs should be at least 1, but it is {bs}")
     losses = []

@@ -153,6 +153,13 @@ def test_an_unknown_lesson_lists_the_names(lessons, name):
     assert f"there is no lesson {name!r}. The lessons are 00_one, 01_two." in result.stderr
 
 
+@pytest.mark.parametrize("arguments", [["run"], ["copy", "course"]])
+def test_an_installation_without_lessons_is_no_success(lessons, arguments):
+    write(lessons / "90_machinery.ipynb", "1")
+    result = run("lessons", *arguments)
+    assert result.exit_code == 1 and result.stderr == f"There are no lessons in {lessons}.\n" and result.stdout == ""
+
+
 def test_a_terminal_gets_a_bar_that_names_the_lesson(tmp_path, monkeypatch):
     class Terminal:
         encoding, written = "utf-8", ""

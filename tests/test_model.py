@@ -1,5 +1,7 @@
 """Lesson 02: the model, what it refuses, and that a loop written by hand can train it."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -40,6 +42,13 @@ def test_the_seed_decides_the_weights(model):
     assert not torch.equal(Model(12, 7, 3).layers[0].weight, model.layers[0].weight)
 
 
+def test_the_first_weights_are_those_of_torch(model):
+    torch.manual_seed(0)
+    same = nn.Sequential(nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 3))
+    for ours, theirs in zip(model.parameters(), same.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
 def test_gradients_reach_every_parameter(model):
     cross_entropy(model(torch.randn(20, 12)), torch.randint(3, (20,))).backward()
     assert all(p.grad.abs().sum() > 0 for p in model.parameters())
@@ -71,7 +80,8 @@ def test_sizes_are_checked(sizes, name):
 
 @pytest.mark.parametrize("shape", [(5, 28), (12, 5), ()])
 def test_inputs_are_checked(model, shape):
-    with pytest.raises(ValueError, match="x should have 12 numbers in its last dimension"):
+    message = f"x should have 12 numbers in its last dimension, but its shape is {list(shape)}"
+    with pytest.raises(ValueError, match=re.escape(message)):
         model(torch.zeros(shape))
 
 

@@ -1,5 +1,6 @@
 """What lesson 00 promises of its tests: when they pass, when they fail, and what they say."""
 
+import functools
 import math
 import warnings
 
@@ -220,3 +221,25 @@ def test_near_zero_shows_the_value_that_is_farthest():
 def test_near_zero_names_its_argument():
     with pytest.raises(TypeError, match="^a should hold numbers, but it is of type str: 'abc'"):
         test_near_zero("abc")
+
+
+def test_unusual_arrays_are_compared_by_value():
+    assert not near(torch.tensor([1 + 1j]), torch.tensor([1 + 2j]))
+    assert near(torch.tensor([1 + 1j]), [1 + 1j])
+    assert near(np.arange(3)[::-1], [2, 1, 0]) and near(np.arange(3, dtype=">f4"), [0, 1, 2])
+    test_eq(np.arange(3)[::-1], [2, 1, 0])
+    test_eq(np.array(["a"]), np.array(["a"]))
+
+
+@pytest.mark.parametrize("a, b", [
+    (torch.tensor([1]), None), (torch.tensor([1]), "a"), (torch.tensor([1]), [[1], [2, 3]]), (np.array(["a"]), np.array(["b"])),
+    (torch.tensor([2**24 + 1]), torch.tensor([2.0**24])), (torch.tensor([1 + 1j]), torch.tensor([1 + 2j])),
+])
+def test_what_cannot_be_equal_is_an_assertion_error(a, b):
+    with pytest.raises(AssertionError):
+        test_eq(a, b)
+
+
+def test_a_comparison_without_a_name_is_shown():
+    with pytest.raises(AssertionError, match="partial"):
+        test(1, 2, functools.partial(lambda a, b: a == b))
