@@ -13,8 +13,9 @@ from torch import Tensor, nn
 class Model(nn.Module):
     """Two linear layers with a ReLU between them: from `n_in` inputs through `nh` neurons to `n_out` scores.
 
-    `layers` holds the three steps in order. The first weights are those of `torch.nn.Linear`. Raises
-    `ValueError` for sizes below 1, and for inputs that do not have `n_in` numbers in their last dimension.
+    `layers` holds the three steps in order. The first weights are those of `torch.nn.Linear`.
+    Raises `ValueError` for sizes below 1, and for inputs that do not have `n_in` numbers in
+    their last dimension.
     """
 
     def __init__(
@@ -25,8 +26,9 @@ class Model(nn.Module):
     ):
         super().__init__()
         for name, size in (("n_in", n_in), ("nh", nh), ("n_out", n_out)):
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name} should be a whole number of at least 1, but it is {size!r}")
+            if type(size) is not int or size < 1:
+                message = f"{name} should be a whole number of at least 1, but it is {size!r}"
+                raise ValueError(message)
         self.layers = nn.ModuleList([nn.Linear(n_in, nh), nn.ReLU(), nn.Linear(nh, n_out)])
 
     def forward(
@@ -36,7 +38,8 @@ class Model(nn.Module):
         """The scores for each input."""
         wanted = self.layers[0].in_features
         if x.shape[-1:] != (wanted,):
-            raise ValueError(f"x should have {wanted} numbers in its last dimension, but its shape is {list(x.shape)}")
+            came = f"but its shape is {list(x.shape)}"
+            raise ValueError(f"x should have {wanted} numbers in its last dimension, {came}")
         for layer in self.layers:
             x = layer(x)
         return x

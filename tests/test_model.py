@@ -72,7 +72,7 @@ def test_a_bare_loop_written_by_hand_trains_it(model):
     assert losses[-1] < 0.4 * losses[0]
 
 
-@pytest.mark.parametrize("sizes, name", [((0, 7, 3), "n_in"), ((12, -1, 3), "nh"), ((12, 7, 2.0), "n_out"), (("12", 7, 3), "n_in")])
+@pytest.mark.parametrize("sizes, name", [((0, 7, 3), "n_in"), ((12, -1, 3), "nh"), ((12, 7, 2.0), "n_out"), ((True, 7, 3), "n_in"), (("12", 7, 3), "n_in")])
 def test_sizes_are_checked(sizes, name):
     with pytest.raises(ValueError, match=f"{name} should be a whole number"):
         Model(*sizes)
