@@ -27,7 +27,8 @@ def _find_data(
     for place in places:
         if place.is_file():
             return place
-    raise FileNotFoundError("mnist.pkl.gz was not found. Looked at:\n" + "\n".join(f"  {place}" for place in places))
+    looked = "\n".join(f"  {place}" for place in places)
+    raise FileNotFoundError(f"mnist.pkl.gz was not found. Looked at:\n{looked}")
 
 # %% ../nbs/01_data.ipynb #323f4fba
 def _check_part(
@@ -41,14 +42,15 @@ def _check_part(
     arrays = (("x", x, (rows, 784), "float32"), ("y", y, (rows,), "int64"))
     for letter, array, shape, dtype in arrays:
         if array.shape != shape or array.dtype.newbyteorder("=") != dtype:
-            raise ValueError(f"{path}: {letter}_{name} has shape {list(array.shape)} and type {array.dtype}, "
-                             f"wanted {list(shape)} and {dtype}")
+            came = f"shape {list(array.shape)} and type {array.dtype}"
+            raise ValueError(f"{path}: {letter}_{name} has {came}, wanted {list(shape)} and {dtype}")
     tx, ty = (torch.from_numpy(np.require(a, dtype, "CW")) for _, a, _, dtype in arrays)
     for letter, t, top in (("x", tx, 1), ("y", ty, 9)):
         low, high = t.aminmax()
         if not (low >= 0 and high <= top):  # written so that nan is caught too
             place = (~((t >= 0) & (t <= top))).nonzero()[0].tolist()
-            raise ValueError(f"{path}: {letter}_{name} has {t[tuple(place)].item()} at {place}, wanted 0 to {top}")
+            value = t[tuple(place)].item()
+            raise ValueError(f"{path}: {letter}_{name} has {value} at {place}, wanted 0 to {top}")
     return tx, ty
 
 # %% ../nbs/01_data.ipynb #da9eb2cc
@@ -59,12 +61,13 @@ def _load_parts(
     path = _find_data(path)
     sizes = {"train": 50000, "valid": 10000, "test": 10000}
     needed = sum(sizes.values()) * (784 * 4 + 8)
-    pairs = load_pairs(path, len(sizes), 4 * needed + 2**20)  # Python 2 may write a byte in 4 characters
-    return [_check_part(path, name, rows, x, y) for (name, rows), (x, y) in zip(sizes.items(), pairs)]
+    limit = 4 * needed + 2**20  # Python 2 may write a byte in 4 characters
+    pairs = load_pairs(path, len(sizes), limit)
+    return [_check_part(path, *size, *pair) for size, pair in zip(sizes.items(), pairs)]
 
 
 def get_data(
-    path: str | Path | None = None,  # the data file; by default `./mnist.pkl.gz`, the checkout's, or the packaged copy
+    path: str | Path | None = None,  # the data file; without it `./mnist.pkl.gz` or the one that came along
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # `x_train, y_train, x_valid, y_valid`
     """The training and validation digits: float32 images `[50000, 784]` and `[10000, 784]`, int64 labels.
 
@@ -96,17 +99,20 @@ def show_digits(
     import matplotlib.pyplot as plt  # slow to import, and not everybody draws
 
     if x.shape[1:].numel() != 784 or not len(x):
-        raise ValueError(f"x should be [n, 784] or [n, 28, 28] with at least one image, but it is {list(x.shape)}")
+        wanted = "[n, 784] or [n, 28, 28] with at least one image"
+        raise ValueError(f"x should be {wanted}, but it is {list(x.shape)}")
     if labels is not None and len(labels) != len(x):
-        raise ValueError(f"labels should have one entry for each of the {len(x)} images, but has {len(labels)}")
+        raise ValueError(f"labels should have {len(x)} entries, one for each image, but has {len(labels)}")
     rows = -(-len(x) // cols)
-    fig, axes = plt.subplots(rows, cols, figsize=(0.6 * cols, 0.8 * rows), squeeze=False, layout="constrained")
+    size = (0.6 * cols, 0.8 * rows)
+    fig, axes = plt.subplots(rows, cols, figsize=size, squeeze=False, layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
     for i, (ax, image) in enumerate(zip(axes.flat, x.detach().cpu().reshape(-1, 28, 28))):
         ax.imshow(image, cmap="gray_r")
         if labels is not None:
-            ax.set_title(str(labels[i].item() if isinstance(labels, Tensor) else labels[i]), fontsize=9)
+            label = labels[i].item() if isinstance(labels, Tensor) else labels[i]
+            ax.set_title(str(label), fontsize=9)
     return fig
 
 # %% ../nbs/01_data.ipynb #1f8c1a05
@@ -123,7 +129,9 @@ def normalize(
     for name, value in (("m", m), ("s", s)):
         shape = torch.as_tensor(value).shape
         if len(shape) > x.dim() or any(a not in (1, b) for a, b in zip(shape[::-1], x.shape[::-1])):
-            raise ValueError(f"{name} should broadcast to the shape {list(x.shape)} of x, but its shape is {list(shape)}")
+            wanted = f"broadcast to the shape {list(x.shape)} of x"
+            raise ValueError(f"{name} should {wanted}, but its shape is {list(shape)}")
     if not (torch.as_tensor(s) > 0).all():
-        raise ValueError(f"s should be above 0, but its smallest value is {torch.as_tensor(s).min().item()}")
+        smallest = torch.as_tensor(s).min().item()
+        raise ValueError(f"s should be above 0, but its smallest value is {smallest}")
     return (x - m) / s

@@ -13,7 +13,7 @@ from torch import Tensor
 def _widened(
     x: Tensor,  # numbers of any type
 ) -> Tensor:    # the same in float32, or as they came when they are float32 or float64
-    """`x` with at least 32 bits a number, so that sums are exact enough to be rounded only once, at the end."""
+    """`x` with at least 32 bits a number, so that a result is rounded to 16 bits only once."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
@@ -81,7 +81,7 @@ def _pick(
     index: Tensor,   # a class for each place, the shape of `values` but with size 1 along `dim`
     dim: int,        # the dimension of the classes
 ) -> Tensor:         # the picked entries, the shape of `index`
-    """The entry of each place's class; `IndexError` names the first class that is not there, and its position."""
+    """The entry of each place's class; `IndexError` names a class that is not there, and its position."""
     try:
         return values.gather(dim, index)
     except RuntimeError as error:
@@ -91,11 +91,12 @@ def _pick(
             raise
         place = outside.nonzero()[0].tolist()
         where = f" at position {place[0] if len(place) == 1 else place}" if place else ""
-        raise IndexError(f"target has class {target[tuple(place)]}{where}, but input has {classes} classes") from error
+        wrong = f"class {target[tuple(place)]}{where}"
+        raise IndexError(f"target has {wrong}, but input has {classes} classes") from error
 
 # %% ../nbs/04_cross_entropy.ipynb #ddcf7117
 def mse(
-    output: Tensor,  # predictions, the shape of `targ`, or that with one more dimension of size 1 at the end
+    output: Tensor,  # predictions, the shape of `targ`, or one more dimension of size 1 at the end
     targ: Tensor,    # what they should have been
 ) -> Tensor:         # one number
     """The mean of the squared differences, for equal shapes once `output`'s last dimension is squeezed.
@@ -105,7 +106,8 @@ def mse(
     """
     squeezed = output if output.shape == targ.shape else output.squeeze(-1)
     if squeezed.shape != targ.shape:
-        raise ValueError(f"output has shape {list(output.shape)} and targ {list(targ.shape)}, but they should be the same")
+        shapes = f"output has shape {list(output.shape)} and targ {list(targ.shape)}"
+        raise ValueError(f"{shapes}, but they should be the same")
     return (squeezed - targ).pow(2).mean()
 
 # %% ../nbs/04_cross_entropy.ipynb #5aed211c
@@ -115,21 +117,24 @@ def _check_loss(
     weight: Tensor | None,   # a weight for each class
     reduction: str,          # "mean", "sum" or "none"
 ) -> int:                    # the dimension of the classes
-    """Check what `nll` and `cross_entropy` have in common; the classes are in dimension 1, or 0 of a single row."""
+    """Check what `nll` and `cross_entropy` share; classes are in dimension 1, or 0 of a single row."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction should be "mean", "sum" or "none", but it is {reduction!r}')
     if not input.dim() or not input.is_floating_point():
-        raise ValueError(f"input should hold floating-point scores, but it has shape {list(input.shape)} and dtype {input.dtype}")
+        came = f"shape {list(input.shape)} and dtype {input.dtype}"
+        raise ValueError(f"input should hold floating-point scores, but it has {came}")
     dim = min(input.dim() - 1, 1)
     soft = target.is_floating_point()
-    wanted = list(input.shape) if soft else list(input.shape[:dim] + input.shape[dim + 1 :])
     if not soft and target.dtype not in (torch.int64, torch.uint8):
-        raise TypeError(f"target should hold classes in int64 or uint8, or probabilities, but its dtype is {target.dtype}")
-    if list(target.shape) != wanted:
-        raise ValueError(f"target should have shape {wanted} for input of shape {list(input.shape)}, but it has {list(target.shape)}")
-    if weight is not None and (list(weight.shape) != [input.shape[dim]] or weight.dtype != input.dtype):
-        raise ValueError(f"weight should have shape [{input.shape[dim]}] and dtype {input.dtype}, "
-                         f"but it has {list(weight.shape)} and {weight.dtype}")
+        wanted = "classes in int64 or uint8, or probabilities"
+        raise TypeError(f"target should hold {wanted}, but its dtype is {target.dtype}")
+    shape = input.shape if soft else input.shape[:dim] + input.shape[dim + 1 :]
+    if target.shape != shape:
+        wanted = f"shape {list(shape)} for input of shape {list(input.shape)}"
+        raise ValueError(f"target should have {wanted}, but it has {list(target.shape)}")
+    if weight is not None and (weight.shape != input.shape[dim : dim + 1] or weight.dtype != input.dtype):
+        wanted = f"shape [{input.shape[dim]}] and dtype {input.dtype}"
+        raise ValueError(f"weight should have {wanted}, but it has {list(weight.shape)} and {weight.dtype}")
     return dim
 
 
@@ -146,17 +151,19 @@ def _reduce(
         return loss.squeeze(dim)
     if reduction == "sum":
         return loss.sum()
-    return loss.sum() / ((~ignored).sum(dtype=loss.dtype) if weights is None else weights.masked_fill(ignored, 0).sum())
+    if weights is None:
+        return loss.sum() / (~ignored).sum(dtype=loss.dtype)
+    return loss.sum() / weights.masked_fill(ignored, 0).sum()
 
 # %% ../nbs/04_cross_entropy.ipynb #28615308
 def nll(
     input: Tensor,                  # log-probabilities, `[C]`, `[N, C]` or `[N, C, d1, ...]`
-    target: Tensor,                 # class indices, the shape of `input` without the class dimension
+    target: Tensor,                 # class indices, `[]`, `[N]` or `[N, d1, ...]`
     weight: Tensor | None = None,   # a weight for each class, `[C]`
     ignore_index: int = -100,       # targets with this value do not count
     reduction: str = "mean",        # "mean" over the weights that count, "sum", or "none"
 ) -> Tensor:                        # one number, or the shape of `target` for "none"
-    """The negative log-likelihood: minus the log-probability of each right class, as `torch.nn.functional.nll_loss`.
+    """The negative log-likelihood of the right classes, as `torch.nn.functional.nll_loss`.
 
     Raises `IndexError` for a class outside the input's, with its position; `ValueError` or
     `TypeError` for shapes, dtypes or a reduction that do not fit. With nothing to average,
@@ -170,12 +177,13 @@ def nll(
     index = index.masked_fill(ignored, 0)  # any class will do where nothing counts
     loss = -_widened(_pick(input, index, dim))
     weights = None if weight is None else _widened(weight)[index]
-    return _reduce(loss if weights is None else loss * weights, ignored, weights, reduction, dim).to(input.dtype)
+    loss = loss if weights is None else loss * weights
+    return _reduce(loss, ignored, weights, reduction, dim).to(input.dtype)
 
 # %% ../nbs/04_cross_entropy.ipynb #11ed88cc
 def _expected_loss(
     logp: Tensor,            # log-probabilities
-    share: Tensor | float,   # the share of each class in the target, the shape of `logp`, or one number for all
+    share: Tensor | float,   # the share of each class in the target, one number or the shape of `logp`
     weight: Tensor | None,   # a weight for each class
     dim: int,                # the dimension of the classes
 ) -> Tensor:                 # a loss for each place, with size 1 along `dim`
@@ -196,21 +204,30 @@ def _cross_entropy_soft(
 ) -> Tensor:                 # one number, or a loss for each place
     """`cross_entropy` for targets that are probabilities; "mean" divides by the number of rows."""
     if ignore_index >= 0:
-        raise ValueError(f"ignore_index is for class indices, but target holds probabilities and it is {ignore_index}")
+        why = "is for class indices, but target holds probabilities"
+        raise ValueError(f"ignore_index {why}, and it is {ignore_index}")
     share = _widened(target) * (1 - label_smoothing) + label_smoothing / input.shape[dim]
     loss = _expected_loss(log_softmax(_widened(input), dim), share, weight, dim)
-    return _reduce(loss, torch.zeros_like(loss, dtype=torch.bool), None, reduction, dim).to(torch.promote_types(input.dtype, target.dtype))
+    nothing = torch.zeros_like(loss, dtype=torch.bool)
+    dtype = torch.promote_types(input.dtype, target.dtype)
+    return _reduce(loss, nothing, None, reduction, dim).to(dtype)
 
 # %% ../nbs/04_cross_entropy.ipynb #5f670e94
 def cross_entropy(
     input: Tensor,                  # logits, `[C]`, `[N, C]` or `[N, C, d1, ...]`
-    target: Tensor,                 # class indices, the shape of `input` without the class dimension, or probabilities, its shape
+    target: Tensor,                 # class indices, `[]`, `[N]` or `[N, d1, ...]`, or probabilities
     weight: Tensor | None = None,   # a weight for each class, `[C]`
     ignore_index: int = -100,       # class indices with this value do not count
     reduction: str = "mean",        # "mean", "sum", or "none"
-    label_smoothing: float = 0.0,   # the share of each target spread evenly over all classes, 0 to 1
+    label_smoothing: float = 0.0,   # the share of each target spread over all classes, 0 to 1
 ) -> Tensor:                        # one number, or the shape of the class indices for "none"
-    """Cross-entropy from logits, as `torch.nn.functional.cross_entropy`: `nll` of `log_softmax`, in one step.
+    """Cross-entropy from logits, `nll` of `log_softmax` in one step, as `torch.nn.functional.cross_entropy`.
+
+    `input` has shape `[C]`, `[N, C]` or `[N, C, d1, ...]` for C classes. `target` holds class
+    indices in int64 or uint8, its shape that of `input` without the classes, or probabilities,
+    its shape that of `input`. `weight` has shape `[C]`; class indices equal to `ignore_index`
+    do not count; `label_smoothing` spreads that share of each target over all classes;
+    `reduction` is "mean", "sum" or "none".
 
     Computed as `log(sum(exp(z))) - z[target]` for `z = input - max(input)`, so it never
     overflows. "mean" divides by the weights of the targets that count (by the number of rows
