@@ -12,7 +12,7 @@ import torch.nn.functional as torch_F
 
 import minitorch_train.functional as F
 
-SHAPES = {(64, 10): 3.0, (50000, 10): 3.0, (4096, 1000): 2.5, (1024, 32000): 2.0}  # rows and classes: the ratio to hold
+SHAPES = (64, 10), (50000, 10), (4096, 1000), (1024, 32000)  # rows and classes
 ROUNDS = 15
 
 
@@ -37,9 +37,9 @@ def ratio(rows, classes):
 
 def main():
     torch.set_num_threads(2)
-    lines = ["| rows, classes | time over `torch.nn.functional.cross_entropy` | to hold |", "|---|---|---|"]
-    for (rows, classes), hold in SHAPES.items():
-        lines.append(f"| {rows:,}, {classes:,} | {ratio(rows, classes):.2f} | {hold} |")
+    lines = ["| rows, classes | time over `torch.nn.functional.cross_entropy` |", "|---|---|"]
+    for rows, classes in SHAPES:
+        lines.append(f"| {rows:,}, {classes:,} | {ratio(rows, classes):.2f} |")
     table = "\n".join(lines) + "\n"
     print(table, end="")
     out = Path(__file__).with_suffix(".md")

@@ -64,8 +64,8 @@ def test_sample_inputs(op, dtype):
 def test_every_operator_has_samples():
     assert {op.name for op in OPERATORS} == set(PAIRS)
     if COUNTS:  # the tests above have run before, as they do unless they are left out
-        print(f"\n{COUNTS.total()} sample inputs of PyTorch's operator database: {COUNTS['close']} give what PyTorch gives, "
-              f"and {COUNTS['nearer']} in 16 bits are nearer to the float64 answer than PyTorch is")
+        print(f"\n{COUNTS.total()} sample inputs of PyTorch's operator database: {COUNTS['close']} give what PyTorch gives; for {COUNTS['nearer']}, "
+              "all in 16 bits, a number differs and is as near to the float64 answer as PyTorch's, to within one spacing")
 
 
 def test_the_database_has_no_error_inputs_for_them():
