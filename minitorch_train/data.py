@@ -108,7 +108,7 @@ def show_digits(
     fig, axes = plt.subplots(rows, cols, figsize=size, squeeze=False, layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
-    for i, (ax, image) in enumerate(zip(axes.flat, x.detach().cpu().reshape(-1, 28, 28))):
+    for i, (ax, image) in enumerate(zip(axes.flat, x.detach().cpu().numpy().reshape(-1, 28, 28))):
         ax.imshow(image, cmap="gray_r")
         if labels is not None:
             label = labels[i].item() if isinstance(labels, Tensor) else labels[i]
