@@ -69,7 +69,7 @@ def _difference(
     gap = torch.where(x == y, 0.0, (x - y).abs()).nan_to_num(nan=torch.inf, posinf=torch.inf)
     place = torch.unravel_index(gap.argmax(), gap.shape)
     where = f" at {[int(i) for i in place]}" if place else ""
-    return f"they differ most{where}: {x[place]:.8g} against {y[place]:.8g}"
+    return f"they differ most{where}: {x[place]:.8g} against {y[place]:.8g}, by {gap[place]:.2g}"
 
 # %% ../nbs/00_testing.ipynb #237d2d17
 def _equal(

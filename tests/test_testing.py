@@ -54,20 +54,20 @@ def shorter(a, b):
 
 def test_message_has_the_name_both_values_and_the_place():
     assert fails(test, [12, 40, 7], [12, 41, 7], shorter) == (
-        "shorter failed:\n  a = [12, 40, 7]\n  b = [12, 41, 7]\n  they differ most at [1]: 40 against 41")
+        "shorter failed:\n  a = [12, 40, 7]\n  b = [12, 41, 7]\n  they differ most at [1]: 40 against 41, by 1")
     assert fails(test, [1], [1], shorter, "not as long").startswith("not as long failed:\n")
 
 
 # messages, the same for all
 
 @pytest.mark.parametrize("a, b, last", [
-    (1, 2.5, "they differ most: 1 against 2.5"),
-    (tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([[1.5, 2.0], [9.0, 4.0]]), "they differ most at [1, 0]: 3 against 9"),
-    (np.array([0.0, 1.0]), np.array([0.0, 3.0]), "they differ most at [1]: 1 against 3"),
-    (tensor([5.0, NAN]), tensor([0.0, 1.0]), "they differ most at [1]: nan against 1"),
-    (tensor([INF, 5.0]), tensor([INF, 6.0]), "they differ most at [1]: 5 against 6"),
-    (tensor([5.0, INF]), tensor([0.0, -INF]), "they differ most at [1]: inf against -inf"),
-    (tensor([5.0, 1.0]), tensor([0.0, INF]), "they differ most at [1]: 1 against inf"),
+    (1, 2.5, "they differ most: 1 against 2.5, by 1.5"),
+    (tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([[1.5, 2.0], [9.0, 4.0]]), "they differ most at [1, 0]: 3 against 9, by 6"),
+    (np.array([0.0, 1.0]), np.array([0.0, 3.0]), "they differ most at [1]: 1 against 3, by 2"),
+    (tensor([5.0, NAN]), tensor([0.0, 1.0]), "they differ most at [1]: nan against 1, by inf"),
+    (tensor([INF, 5.0]), tensor([INF, 6.0]), "they differ most at [1]: 5 against 6, by 1"),
+    (tensor([5.0, INF]), tensor([0.0, -INF]), "they differ most at [1]: inf against -inf, by inf"),
+    (tensor([5.0, 1.0]), tensor([0.0, INF]), "they differ most at [1]: 1 against inf, by inf"),
     (tensor([1, 2]), tensor([[1, 2]]), "the shapes differ: [2] against [1, 2]"),
     (torch.zeros(0, 2), torch.zeros(2, 0), "the shapes differ: [0, 2] against [2, 0]"),
     ("abc", 3, "a is of type str, b of type int"),
@@ -88,11 +88,11 @@ def test_message_of_a_tensor_that_is_part_of_a_graph():
     x = torch.ones(2, requires_grad=True) * 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert fails(test_near, x, [2.0, 3.0]).endswith("they differ most at [1]: 2 against 3")
+        assert fails(test_near, x, [2.0, 3.0]).endswith("they differ most at [1]: 2 against 3, by 1")
 
 
 def test_large_counts_are_not_rounded_in_the_message():
-    assert fails(test_eq, 12345678, 12345679).endswith("12345678 against 12345679")
+    assert fails(test_eq, 12345678, 12345679).endswith("12345678 against 12345679, by 1")
 
 
 # test_eq
@@ -215,7 +215,7 @@ def test_near_zero_takes_a_tolerance():
 
 
 def test_near_zero_shows_the_value_that_is_farthest():
-    assert fails(test_near_zero, tensor([0.0001, -0.02, 0.01])).endswith("they differ most at [1]: -0.02 against 0")
+    assert fails(test_near_zero, tensor([0.0001, -0.02, 0.01])).endswith("they differ most at [1]: -0.02 against 0, by 0.02")
 
 
 def test_near_zero_names_its_argument():
