@@ -65,7 +65,7 @@ def _load_parts(
     pairs = load_pairs(path, len(sizes), limit)
     return [_check_part(path, *size, *pair) for size, pair in zip(sizes.items(), pairs)]
 
-
+# %% ../nbs/01_data.ipynb #664810c1
 def get_data(
     path: str | Path | None = None,  # the data file; without it `./mnist.pkl.gz` or the one that came along
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # `x_train, y_train, x_valid, y_valid`

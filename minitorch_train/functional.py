@@ -137,7 +137,7 @@ def _check_loss(
         raise ValueError(f"weight should have {wanted}, but it has {list(weight.shape)} and {weight.dtype}")
     return dim
 
-
+# %% ../nbs/04_cross_entropy.ipynb #3d7bf25f
 def _reduce(
     loss: Tensor,             # a loss for each place, already weighted, with size 1 along `dim`
     ignored: Tensor,          # True where the target does not count, the same shape
@@ -192,7 +192,7 @@ def _expected_loss(
         share = share * _widened(weight).reshape(-1, *[1] * (logp.dim() - dim - 1))
     return -(share * logp).sum(dim, keepdim=True)
 
-
+# %% ../nbs/04_cross_entropy.ipynb #c376df17
 def _cross_entropy_soft(
     input: Tensor,           # logits
     target: Tensor,          # probabilities, the same shape
