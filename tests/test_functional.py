@@ -317,6 +317,15 @@ def test_wrong_input_is_named(call, error, message):
         call()
 
 
+def test_another_failure_is_passed_on(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(torch.Tensor, "gather", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        F.nll(torch.zeros(2, 3), torch.tensor([0, 2]))
+
+
 def test_mse():
     assert_same(F.mse, torch_F.mse_loss, randn(3, 4), randn(3, 4, seed=1))
     assert_close(F.mse(torch.tensor([[1.0], [2.0]]), torch.tensor([1.0, 4.0])), torch.tensor(2.0))
