@@ -369,6 +369,12 @@ def test_hostile_pickles(packed, raw):
         load_pairs(packed(raw), 1, limit=10_000_000)
 
 
+@pytest.mark.parametrize("name", ["millions of tiny instructions", "millions of remembered things", "deep nesting"])
+def test_instructions_are_counted(packed, name):
+    with pytest.raises(Refused, match="has more instructions than a few arrays need"):
+        load_pairs(packed(HOSTILE[name]), 1, limit=10_000_000)
+
+
 LIMITED = """
 import sys
 from minitorch_train.data import get_data
