@@ -375,6 +375,12 @@ def test_instructions_are_counted(packed, name):
         load_pairs(packed(HOSTILE[name]), 1, limit=10_000_000)
 
 
+@pytest.mark.parametrize("name", ["a state for a tuple", "a state for a class"])
+def test_a_state_is_for_arrays_only(packed, name):
+    with pytest.raises(Refused, match="sets the state of something that is not an array"):
+        load_small(packed(HOSTILE[name]))
+
+
 LIMITED = """
 import sys
 from minitorch_train.data import get_data
