@@ -381,6 +381,12 @@ def test_a_state_is_for_arrays_only(packed, name):
         load_small(packed(HOSTILE[name]))
 
 
+@pytest.mark.parametrize("name", ["a shape too large", "a negative shape", "a shape that is no number"])
+def test_bytes_and_shape_have_to_agree(packed, name):
+    with pytest.raises(Refused, match="holds an array whose 8 bytes do not fit its shape and type"):
+        load_small(packed(HOSTILE[name]))
+
+
 LIMITED = """
 import sys
 from minitorch_train.data import get_data
