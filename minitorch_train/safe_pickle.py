@@ -93,8 +93,10 @@ class _Counted:
 def _text(
     x: Any,  # a string, or the bytes that Python 2 wrote for one
 ) -> str:    # the string
-    """A string, from either Python."""
-    return x.decode("latin1") if isinstance(x, bytes) else str(x)
+    """A short string, from either Python; `str` of anything else could take for ever."""
+    if not isinstance(x, (bytes, str)) or len(x) > 20:
+        raise Refused("has something else where the short name of a type, an order or an encoding belongs")
+    return x.decode("latin1") if isinstance(x, bytes) else x
 
 
 class _DType:
@@ -131,7 +133,8 @@ class _Array:
     def fill(self, data: bytes, dtype: _DType, shape: tuple, order: str) -> "_Array":
         """Make the array, once shape, type and length are known to fit together."""
         kind = dtype.dtype()
-        if not all(type(size) is int and size >= 0 for size in shape) or math.prod(shape) * kind.itemsize != len(data):
+        sizes = isinstance(shape, tuple) and all(type(size) is int and 0 <= size < 2**32 for size in shape)
+        if not sizes or math.prod(shape) * kind.itemsize != len(data):
             raise Refused(f"holds an array whose {len(data):,} bytes do not fit its shape and type")
         self.value = np.frombuffer(data, kind).reshape(shape, order=_text(order))
         return self
@@ -141,15 +144,8 @@ def _frombuffer(data: bytes, dtype: _DType, shape: tuple, order: str) -> _Array:
     """Stands in for the constructor that pickles of protocol 5 call."""
     return _Array().fill(data, dtype, shape, order)
 
-
-def _encode(text: str, encoding: str) -> bytes:
-    """Stands in for `_codecs.encode`, with which Python 3 writes bytes in the old protocols."""
-    if _text(encoding) not in ("latin1", "latin-1"):
-        raise Refused(f"asks for the encoding {_text(encoding)[:20]!r}")
-    return text.encode("latin1")
-
 # %% ../nbs/91_safe_pickle.ipynb #e809e0e2
-_NAMES = {("numpy", "ndarray"): "ndarray", ("numpy", "dtype"): _DType, ("_codecs", "encode"): _encode}
+_NAMES = {("numpy", "ndarray"): "ndarray", ("numpy", "dtype"): _DType, ("_codecs", "encode"): "encode"}
 for _package in ("numpy.core", "numpy._core"):  # the names of NumPy 1, and those of NumPy 2
     _NAMES[f"{_package}.multiarray", "_reconstruct"] = _Array
     _NAMES[f"{_package}.numeric", "_frombuffer"] = _frombuffer
@@ -170,13 +166,28 @@ class _ArrayUnpickler(pickle._Unpickler):
 
     def __init__(self, file: _Counted):
         super().__init__(file, encoding="bytes")
-        self.counted = file
+        self.counted, self.left = file, file.limit
 
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in, for the few names that arrays need."""
         if (module, name) not in _NAMES:
             raise Refused(f"asks for {module[:60]}.{name[:60]}, which arrays do not need; it was not run")
-        return _NAMES[module, name]
+        return self._encode if name == "encode" else _NAMES[module, name]
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        """Stands in for `_codecs.encode`, with which Python 3 writes bytes in the old protocols."""
+        if _text(encoding) not in ("latin1", "latin-1"):
+            raise Refused(f"asks for the encoding {_text(encoding)!r}")
+        self.left -= len(text)  # one text may be encoded again and again
+        if self.left < 0:
+            raise Refused("encodes far more text than its arrays need")
+        return text.encode("latin1")
+
+    def _call(self) -> None:
+        arguments = self.stack.pop()
+        if not isinstance(arguments, tuple):  # a long string would become one argument a letter
+            raise Refused("calls something with arguments that are not a tuple")
+        self.stack[-1] = self.stack[-1](*arguments)
 
     def _pass_frame(self) -> None:
         self.read(8)
@@ -190,7 +201,8 @@ class _ArrayUnpickler(pickle._Unpickler):
             raise Refused("sets the state of something that is not an array")
         self.stack[-1].set_state(state)
 
-    dispatch.update({pickle.FRAME[0]: _pass_frame, pickle.BYTEARRAY8[0]: _load_bytearray, pickle.BUILD[0]: _load_state})
+    dispatch.update({pickle.FRAME[0]: _pass_frame, pickle.BYTEARRAY8[0]: _load_bytearray})
+    dispatch.update({pickle.BUILD[0]: _load_state, pickle.REDUCE[0]: _call})
 
 # %% ../nbs/91_safe_pickle.ipynb #c33f1b3f
 def load_pairs(
