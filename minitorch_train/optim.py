@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 def _listed(params: Any) -> list:
     """What was given as parameters, as a list that can be walked through again and again."""
     if isinstance(params, (str, dict, Set, Tensor)) or not isinstance(params, Iterable):
-        came = f"but it is a {torch.typename(params)}"
+        came = f"but it is of type {torch.typename(params)}"
         raise TypeError(f"params should be a list of tensors or of groups in a fixed order, {came}")
     params = list(params)
     if not params:
@@ -35,7 +35,8 @@ def _check_numbers(group: dict[str, Any]) -> None:
     for name, value in (rates | shares).items():
         limit, wanted = (1, "below 1") if name in shares else (math.inf, "finite")
         if not (isinstance(value, (int, float)) and 0 <= value < limit):
-            raise ValueError(f"{name} should be a number, at least 0 and {wanted}, but it is {value!r}")
+            wanted = f"a number, at least 0 and {wanted}"
+            raise ValueError(f"{name} should be {wanted}, but it is {value!r}")
     if group.get("nesterov") and not group["momentum"]:
         raise ValueError("nesterov looks ahead along the momentum, so momentum should not be 0")
 
@@ -49,7 +50,7 @@ class _CheckedOptimizer(Optimizer):
     # PyTorch's own versions of these two load its compiler at the first call, which takes a second.
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a dictionary with `params` and, where they differ from the defaults, `lr` and others."""
+        """Add a dictionary with `params` and, where they differ from the defaults, other numbers."""
         if not isinstance(param_group, dict) or "params" not in param_group:
             raise TypeError(f"a group should be a dict with 'params', but it is {param_group!r}")
         group = {**self.defaults, **param_group}
@@ -58,7 +59,7 @@ class _CheckedOptimizer(Optimizer):
         known = {id(p) for other in self.param_groups for p in other["params"]}
         for i, p in enumerate(group["params"]):
             if not isinstance(p, Tensor) or not p.is_floating_point() or not p.is_leaf:
-                came = f"but entry {i} is a {torch.typename(p)}"
+                came = f"but entry {i} is of type {torch.typename(p)}"
                 raise TypeError(f"params should be tensors of real numbers, not computed, {came}")
             if id(p) in known:
                 raise ValueError(f"params has one tensor twice: entry {i}, {list(p.shape)}")
@@ -143,7 +144,8 @@ class Adam(_CheckedOptimizer):
                 g = p.grad.add(p, alpha=decay) if decay else p.grad
                 state = self.state[p]
                 if not state:
-                    state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+                    zeros = torch.zeros_like
+                    state.update(step=0, exp_avg=zeros(p), exp_avg_sq=zeros(p))
                 state["step"] += 1
                 t, m, s = int(state["step"]), state["exp_avg"], state["exp_avg_sq"]
                 m.lerp_(g, 1 - beta1)
