@@ -19,11 +19,12 @@ def _listed(params: Any) -> list:
     """What was given as parameters, as a list that can be walked through again and again."""
     if isinstance(params, (str, dict, Set, Tensor)) or not isinstance(params, Iterable):
         came = f"but it is of type {torch.typename(params)}"
-        raise TypeError(f"params should be a list of tensors or of groups in a fixed order, {came}")
+        wanted = "a list of tensors or of groups in a fixed order"
+        raise TypeError(f"params should be {wanted}, {came}")
     params = list(params)
     if not params:
-        raise ValueError("params is empty: layers in a plain list are not found, and an iterator, "
-                         "such as model.parameters(), can be walked through only once")
+        raise ValueError("params is empty: layers in a plain list are not found, and an "
+                         "iterator, such as model.parameters(), can be walked through only once")
     return params
 
 
@@ -47,10 +48,10 @@ class _CheckedOptimizer(Optimizer):
     def __init__(self, params: Any, **defaults: Any):
         super().__init__(_listed(params), defaults)
 
-    # PyTorch's own versions of these two load its compiler at the first call, which takes a second.
+    # PyTorch's own versions of these two load its compiler at the first call: a second.
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a dictionary with `params` and, where they differ from the defaults, other numbers."""
+        """Add a dictionary with `params` and the numbers that differ from the defaults."""
         if not isinstance(param_group, dict) or "params" not in param_group:
             raise TypeError(f"a group should be a dict with 'params', but it is {param_group!r}")
         group = {**self.defaults, **param_group}
@@ -58,9 +59,11 @@ class _CheckedOptimizer(Optimizer):
         group["params"] = [params] if isinstance(params, Tensor) else _listed(params)
         known = {id(p) for other in self.param_groups for p in other["params"]}
         for i, p in enumerate(group["params"]):
-            if not isinstance(p, Tensor) or not p.is_floating_point() or not p.is_leaf:
+            if not isinstance(p, Tensor) or not p.is_floating_point():
                 came = f"but entry {i} is of type {torch.typename(p)}"
-                raise TypeError(f"params should be tensors of real numbers, not computed, {came}")
+                raise TypeError(f"params should be tensors of real numbers, {came}")
+            if not p.is_leaf:
+                raise ValueError(f"params has a tensor computed from others: entry {i}")
             if id(p) in known:
                 raise ValueError(f"params has one tensor twice: entry {i}, {list(p.shape)}")
             known.add(id(p))
@@ -77,17 +80,17 @@ class _CheckedOptimizer(Optimizer):
 
 # %% ../nbs/06_optimizers.ipynb #60571ec4
 class SGD(_CheckedOptimizer):
-    """Gradient descent with momentum, Nesterov's look-ahead and weight decay, as `torch.optim.SGD`.
+    """Gradient descent with momentum, look-ahead and weight decay, as `torch.optim.SGD`.
 
     With gradient `g`, a step is `g += weight_decay * p`, then `v = momentum * v + g`, then
-    `p -= lr * v`, or `p -= lr * (g + momentum * v)` with `nesterov`. A parameter whose gradient is
-    `None` stays. Raises `ValueError` for no parameters, one given twice or a number out of range,
-    `TypeError` for what is not a tensor of real numbers.
+    `p -= lr * v`, or `p -= lr * (g + momentum * v)` with `nesterov`. A parameter whose
+    gradient is `None` stays. Raises `ValueError` for no parameters, one given twice or a
+    number out of range, `TypeError` for what is not a tensor of real numbers.
     """
 
     def __init__(
         self,
-        params: Iterable,         # tensors, or dictionaries with `params` and numbers of their own
+        params: Iterable,         # tensors, or dictionaries with `params` and own numbers
         lr: float,                # learning rate, at least 0
         momentum: float = 0,      # what is kept of the running sum in each step, below 1
         weight_decay: float = 0,  # how much of each weight is added to its gradient
@@ -116,18 +119,18 @@ class SGD(_CheckedOptimizer):
 
 # %% ../nbs/06_optimizers.ipynb #8774f9ea
 class Adam(_CheckedOptimizer):
-    """Steps of about `lr` for every weight, whatever the size of its gradients, as `torch.optim.Adam`.
+    """Steps of about `lr` for every weight, whatever its gradient's size, as `torch.optim.Adam`.
 
     Keeps running means `m` of the gradients and `s` of their squares, divides each by
-    `1 - beta ** t` at step `t`, and moves by `lr * m / (sqrt(s) + eps)`. A parameter whose gradient
-    is `None` stays. From Kingma and Ba, *Adam* (2015). Raises as `SGD` does.
+    `1 - beta ** t` at step `t`, and moves by `lr * m / (sqrt(s) + eps)`. A parameter whose
+    gradient is `None` stays. From Kingma and Ba, *Adam* (2015). Raises as `SGD` does.
     """
 
     def __init__(
         self,
-        params: Iterable,         # tensors, or dictionaries with `params` and numbers of their own
-        lr: float = 1e-3,         # learning rate, at least 0: about how far a weight moves in a step
-        betas: tuple[float, float] = (0.9, 0.999),  # what `m` and `s` keep of themselves in a step
+        params: Iterable,         # tensors, or dictionaries with `params` and own numbers
+        lr: float = 1e-3,         # learning rate, at least 0: about how far a weight moves
+        betas: tuple[float, float] = (0.9, 0.999),  # what `m` and `s` keep of themselves
         eps: float = 1e-8,        # added to the root of `s`, so that 0 is not divided by 0
         weight_decay: float = 0,  # how much of each weight is added to its gradient
     ):

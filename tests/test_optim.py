@@ -294,7 +294,7 @@ P = parameters()
     (nn.Sequential(nn.Linear(2, 2)), TypeError, "entry 0 is of type torch.nn.modules.linear.Linear"),
     ([torch.ones(2, dtype=torch.int64)], TypeError, "real numbers.*entry 0 is of type torch.LongTensor"),
     ([torch.ones(2, dtype=torch.complex64)], TypeError, "real numbers"),
-    ([2 * P[1]], TypeError, "not computed"),
+    ([2 * P[1]], ValueError, "computed from others: entry 0"),
     ([P[0], P[1], P[0]], ValueError, "one tensor twice: entry 2"),
     ([{"params": P[:3]}, {"params": [P[5], P[2]]}], ValueError, r"one tensor twice: entry 1, \[4, 5\]"),
     ([{"lr": 0.1}], TypeError, "a group should be a dict with 'params'"),
