@@ -85,9 +85,11 @@ EXERCISES.append(Exercise(
 # %% ../nbs/90_answers_06.ipynb #04d40960
 def _first_step(g):
     """What Adam's first step makes of a gradient."""
+    if not isinstance(g, (int, float)):
+        return f"{g!r} is not a number"
     p = nn.Parameter(torch.zeros((), dtype=torch.float64))
     opt = Adam([p], lr=1.0)
-    p.grad = torch.as_tensor(g, dtype=torch.float64)
+    p.grad = tensor(g, dtype=torch.float64)
     opt.step()
     if not p.grad > 0:
         return "the gradient is not above 0"
@@ -168,7 +170,7 @@ EXERCISES.append(Exercise(
     cases=((0.1, 0.0), (0.1, 0.5), (0.01, 0.2)), observe=_trained, reference=AdamW, solution=AdamW, given=_given,
     explanation="Adam divides by the size of the gradient, and decay inside the gradient is divided with it. Outside, every weight shrinks by the same factor.",
     notice=lambda answer: "The blank pixels' weights would now shrink at the pace of `SGD` with the same decay.",
-    hint="Two parts: a loop over groups and parameters that multiplies, and then `super().step()`.",
+    hint="Two parts, under `torch.no_grad()`: a loop over groups and parameters that multiplies, and then `super().step()`.",
     mistakes=(
         Mistake("the decay is in the gradient", "That is what `Adam` does with its own `weight_decay`.",
                 "Give no `weight_decay` to `Adam`, and multiply the weights yourself.",
