@@ -34,8 +34,8 @@ class Dataset:
             if not isinstance(value, Tensor):
                 raise TypeError(f"{name} should be a tensor, but it is a {type(value).__name__}")
         if not x.dim() or not y.dim() or len(x) != len(y):
-            shapes = f"{list(x.shape)} and {list(y.shape)}"
-            raise ValueError(f"x and y should have the same number of rows, but their shapes are {shapes}")
+            shapes = f"their shapes are {list(x.shape)} and {list(y.shape)}"
+            raise ValueError(f"x and y should have the same number of rows, but {shapes}")
         self.x, self.y = x, y
 
     def __len__(self) -> int:
@@ -48,13 +48,15 @@ class Dataset:
         if isinstance(i, (int, slice)):
             return self.x[i], self.y[i]
         if not isinstance(i, Tensor) or i.dtype != torch.int64 or i.dim() != 1:
-            came = f"{i.dtype} with shape {list(i.shape)}" if isinstance(i, Tensor) else f"a {type(i).__name__}"
-            raise TypeError(f"i should be an int, a slice or a one-dimensional tensor of int64, but it is {came}")
+            tensor = isinstance(i, Tensor)
+            came = f"{i.dtype} with shape {list(i.shape)}" if tensor else f"a {type(i).__name__}"
+            wanted = "an int, a slice or a one-dimensional tensor of int64"
+            raise TypeError(f"i should be {wanted}, but it is {came}")
         try:
             return self.x.index_select(0, i), self.y.index_select(0, i)
         except IndexError as error:
-            wrong = i[(i < 0) | (i >= len(self))][0]
-            raise IndexError(f"i holds row {wrong}, but the rows are 0 to {len(self) - 1}") from error
+            wrong, last = i[(i < 0) | (i >= len(self))][0], len(self) - 1
+            raise IndexError(f"i holds row {wrong}, but the rows are 0 to {last}") from error
 
 # %% ../nbs/07_data_loading.ipynb #0654c4a6
 class Sampler:
@@ -75,7 +77,7 @@ class Sampler:
         ds: Sized,              # anything with a length, the number of rows
         bs: int,                # rows in a batch, at least 1
         shuffle: bool = False,  # in random order, a new one for each pass?
-        generator: torch.Generator | None = None,  # what to draw from, or None for torch's global one
+        generator: torch.Generator | None = None,  # what to draw from; None: torch's global one
         drop_last: bool = False,  # leave out a last batch that is not full?
     ):
         if not isinstance(ds, Sized):
@@ -105,23 +107,30 @@ class Sampler:
 # %% ../nbs/07_data_loading.ipynb #c6c9e4d9
 def collate(
     items: Sequence[tuple],  # the items of a batch, each a tuple such as `(x, y)`
-) -> tuple[Tensor, ...]:     # the same parts with a first dimension of `len(items)`, such as `(xb, yb)`
+) -> tuple[Tensor, ...]:     # the parts of all items stacked, such as `(xb, yb)`
     """Stack the items of a batch part by part, for parts that are tensors, arrays or numbers.
 
+    Numbers become tensors of torch's default types, float32 and int64 unless set otherwise.
     Raises `ValueError` when there are no items, or for an item whose number of parts or whose
     shapes differ from the first one's; `TypeError` for an item that is not a tuple, or a part
     that does not become a tensor, such as a text.
     """
     if not items:
         raise ValueError("items should hold at least one item, but it is empty")
+    rows, shapes = [], []
     for i, item in enumerate(items):
         if not isinstance(item, (tuple, list)):
-            raise TypeError(f"each item should be a tuple such as (x, y), but item {i} is a {type(item).__name__}")
-    rows = [[torch.as_tensor(part) for part in item] for item in items]
-    shapes = [[list(part.shape) for part in row] for row in rows]
-    for i, shape in enumerate(shapes):
-        if shape != shapes[0]:
-            raise ValueError(f"item {i} has parts of the shapes {shape}, but item 0 has {shapes[0]}")
+            came = f"item {i} is a {type(item).__name__}"
+            raise TypeError(f"each item should be a tuple such as (x, y), but {came}")
+        try:
+            rows.append([torch.as_tensor(part) for part in item])
+        except (TypeError, ValueError, RuntimeError) as error:
+            why = f"has a part that does not become a tensor: {error}"
+            raise TypeError(f"item {i} {why}") from error
+        shapes.append([list(part.shape) for part in rows[i]])
+        if shapes[i] != shapes[0]:
+            parts = f"has parts of the shapes {shapes[i]}, but item 0 has {shapes[0]}"
+            raise ValueError(f"item {i} {parts}")
     return tuple(map(torch.stack, zip(*rows)))
 
 # %% ../nbs/07_data_loading.ipynb #37f0fdd7
@@ -144,7 +153,7 @@ class DataLoader:
         bs: int,                 # rows in a batch, at least 1
         shuffle: bool = False,   # in random order, a new one for each pass?
         drop_last: bool = False,  # leave out a last batch that is not full?
-        generator: torch.Generator | None = None,  # what to draw from, or None for torch's global one
+        generator: torch.Generator | None = None,  # what to draw from; None: torch's global one
         collate: Callable[[list], Any] = collate,  # makes a batch of a list of items
     ):
         if not hasattr(ds, "__getitem__"):
