@@ -119,10 +119,9 @@ EXERCISES.append(Exercise(
 ))
 
 # %% ../nbs/90_answers_07.ipynb #c7b2f3eb
-def _pass(answer, n, bs):
-    """What can be said of a pass over `n` numbered rows, whatever their order is."""
-    y = 10 * torch.arange(n)
-    batches = answer((y / 10)[:, None], y, bs)
+def _pass(answer, x, y, bs):
+    """What can be said of a pass over numbered rows, whatever their order is."""
+    batches = answer(x, y, bs)
     if batches is None:
         return None
     batches = list(batches)
@@ -134,6 +133,11 @@ def _pass(answer, n, bs):
         "rows that come twice": "some" if len(set(rows)) < len(rows) else "none",
         "the order": "0, 1, 2" if rows == sorted(rows) else "mixed",
     }
+
+
+def _numbered(n):
+    """Rows 0 to `n - 1`, and ten times the row number as label."""
+    return torch.arange(float(n))[:, None], 10 * torch.arange(n)
 
 
 def _broken(x, y, bs):
@@ -178,7 +182,7 @@ def _replaced(x, y, bs):
 EXERCISES.append(Exercise(
     id="07.3", title="a loader to repair", kind="repair",
     statement="`mixed_batches(x, y, bs)` is meant to return the batches of one epoch: every row once, in random order, with its own label. A network that is trained with it learns nothing, and for some numbers of rows one row is missing too. Repair both.",
-    cases=((7, 3), (8, 4), (33, 8)), observe=_pass, given=_broken,
+    cases=((*_numbered(7), 3), (*_numbered(8), 4), (*_numbered(33), 8)), observe=_pass, given=_broken,
     reference=lambda x, y, bs: list(DataLoader(Dataset(x, y), bs, shuffle=True)), solution=mixed_batches,
     explanation="One permutation for both keeps the pairs together, and `split` leaves no row behind.",
     notice=lambda answer: f"A batch size above the number of rows gives {len(list(answer(torch.zeros(3, 1), torch.zeros(3), 5)))} batch.",
@@ -197,11 +201,12 @@ EXERCISES.append(Exercise(
 ))
 
 # %% ../nbs/90_answers_07.ipynb #937e0234
-def _spoiled(answer, rows, shuffle):
-    """What comes back for each batch, and what the data holds after the loop."""
-    ds = Dataset(torch.ones(rows, 2), torch.zeros(rows))
+def _spoiled(answer, x, shuffle=False):
+    """What comes back for the first batch, and what the data holds after the loop."""
+    ds = Dataset(x, torch.zeros(len(x)))
     came = [answer(xb) for xb, _ in DataLoader(ds, 2, shuffle)]
-    return {"what comes back for the first batch of ones": came[0], "the data after the loop": ds.x}
+    first = came[0].clone() if isinstance(came[0], torch.Tensor) else came[0]
+    return {"what comes back for the first batch": first, "the data after the loop": ds.x}
 
 
 def spoil(xb):
@@ -222,15 +227,16 @@ def _doubles_twice(xb):
 EXERCISES.append(Exercise(
     id="07.4", title="break the data", kind="break",
     statement="Write `spoil(xb)`, which returns a batch with all its pixels doubled. In a loop over `DataLoader(ds, 2)` it should also do damage: when the loop is over, the pixels in `ds` itself are doubled.",
-    cases=((2, False), (5, False), (4, True)), observe=_spoiled, reference=lambda xb: torch.mul(xb, 2, out=xb), solution=spoil,
+    cases=((torch.ones(2, 2),), (torch.arange(15.0).view(5, 3),)), observe=_spoiled, reference=lambda xb: torch.mul(xb, 2, out=xb), solution=spoil,
     explanation="In order, a batch is a slice of the data, and `mul_` changes the memory that both share. A shuffled batch is a copy.",
     notice=lambda answer: "With shuffle=True the data holds "
-        f"{_spoiled(answer, 3, True)['the data after the loop'].max():.0f} after the loop, and without it {_spoiled(answer, 3, False)['the data after the loop'].max():.0f}.",
+        f"{_spoiled(answer, torch.ones(3, 1), shuffle=True)['the data after the loop'].max():.0f} after the loop over ones, "
+        f"and without it {_spoiled(answer, torch.ones(3, 1))['the data after the loop'].max():.0f}.",
     hint="A method whose name ends in an underscore changes a tensor in place.",
     mistakes=(
         Mistake("a new tensor is made", "The batch comes back doubled, and the data is as it was.",
                 "Change the memory of `xb` itself: `xb *= 2`, or `xb.mul_(2)`.", (lambda xb: xb * 2, lambda xb: xb.clone().mul_(2))),
         Mistake("nothing is returned", "The data is doubled, and what comes back is None.", "Return `xb` after the change.", (_forgets_to_return,)),
-        Mistake("doubled twice", "What comes back is four times the ones.", "Double in place, then return `xb` as it is.", (_doubles_twice,)),
+        Mistake("doubled twice", "What comes back is four times the pixels that came.", "Double in place, then return `xb` as it is.", (_doubles_twice,)),
     ),
 ))

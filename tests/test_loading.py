@@ -156,7 +156,7 @@ def test_without_a_generator_the_global_one_is_used():
     ((range(3), 64.0), TypeError, "bs should be an int, but it is a float"),
     ((range(3), None), TypeError, "bs should be an int, but it is a NoneType"),
     (((i for i in range(3)), 2), TypeError, "ds should have a length, but a generator has none"),
-    ((range(3), 2, True, 42), TypeError, r"torch.Generator\(\).manual_seed\(seed\), but it is a int"),
+    ((range(3), 2, True, 42), TypeError, r"torch.Generator\(\).manual_seed\(seed\)\), but it is of type int"),
 ])
 def test_a_sampler_names_what_is_wrong(arguments, error, message):
     with pytest.raises(error, match=message):
