@@ -212,7 +212,7 @@ def _show(
         left, right = "[]" if isinstance(x, list) else "()"
         return f"{left}{', '.join(map(_show, x))}{',' * (isinstance(x, tuple) and len(x) == 1)}{right}"
     if isinstance(x, float):
-        return f"{x:.6g}"
+        return f"{x + 0.0:.6g}"  # -0 is shown as 0
     if isinstance(x, torch.nn.Module):
         return type(x).__name__
     return getattr(x, "__name__", None) or textwrap.shorten(repr(x), 100)
