@@ -89,7 +89,8 @@ _merge = Exercise(
     hint="Write the second layer's formula, put the first one's in place of its input, and multiply out.",
     mistakes=(
         Mistake("the weights in the wrong order", "The first layer acts first, so it stands next to the input. On square weights the other order fits by accident.",
-                "The weight is `w2 @ w1`.", (lambda w1, b1, w2, b2: (w1 @ w2, w2 @ b1 + b2), lambda w1, b1, w2, b2: (w1.T @ w2.T, w2 @ b1 + b2))),
+                "The weight is `w2 @ w1`.", (lambda w1, b1, w2, b2: (w1 @ w2, w2 @ b1 + b2), lambda w1, b1, w2, b2: (w1.T @ w2.T, w2 @ b1 + b2),
+                 lambda w1, b1, w2, b2: (w1 @ w2, b1 @ w2 + b2))),
         Mistake("the biases are added as they are", "The first bias goes through the second layer.", "The bias is `w2 @ b1 + b2`.",
                 (lambda w1, b1, w2, b2: (w2 @ w1, b1 + b2),)),
         Mistake("the first bias is left out", "Put an input of zeros in: what comes out is the bias.", "Add `w2 @ b1`.", (lambda w1, b1, w2, b2: (w2 @ w1, b2),)),

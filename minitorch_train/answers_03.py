@@ -33,6 +33,15 @@ def my_log_softmax(x):
     return z - z.exp().sum(-1, keepdim=True).log()
 
 
+def _powers(x):
+    return (x - x.max()).exp()
+
+
+def _flat(x):
+    z = x - x.max(-1).values
+    return z - z.exp().sum(-1).log()
+
+
 _log_softmax = Exercise(
     id="03.2", title="log-softmax that does not overflow", kind="write",
     statement="Write `my_log_softmax(x)` along the last dimension, for inputs of any shape and logits of any size. Use `exp`, `log`, `sum` and `max`, "
@@ -53,7 +62,7 @@ _log_softmax = Exercise(
                 "Use dim -1 for the maximum and for the sum.", (lambda x: x.log_softmax(0), lambda x: x - x.exp().sum(0, keepdim=True).log())),
         Mistake("keepdim forgotten, so that it broadcasts", "For a single row it is right by accident. What shape does the sum have for two rows?",
                 "Keep the summed dimension: `keepdim=True`.",
-                (lambda x: x - x.logsumexp(-1), lambda x: x - x.exp().sum(-1).log())),
+                (lambda x: x - x.logsumexp(-1), lambda x: x - x.exp().sum(-1).log(), _flat, lambda x: (_powers(x) / _powers(x).sum(-1)).log())),
         Mistake("softmax taken twice", "These are the logs of probabilities of probabilities.", "Start from x, not from its softmax.",
                 (lambda x: x.softmax(-1).log_softmax(-1),)),
         Mistake("the log is missing", "These are probabilities, between 0 and 1.", "Return the log of them, without forming them.", (lambda x: x.softmax(-1),)),
