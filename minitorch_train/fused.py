@@ -71,6 +71,18 @@ def _make_shares(
         right, even = (x if x is None else x.masked_fill(ignored, 0) for x in (right, even))
     return _Shares(index, right, even, ignored, 0 / count)
 
+# %% ../nbs/09_fused_losses.ipynb #afb48b25
+def _quick_nll(
+    logits: Tensor,      # scores, `[n, C]`
+    index: Tensor,       # the right class, `[n, 1]`
+    out: Tensor,         # where the probabilities go, `[n, C]`
+) -> Tensor | None:      # minus the log-probability of the right class, `[n, 1]`
+    """The loss read off the probabilities; None on short rows, in place, and where one is near underflow."""
+    if logits.shape[1] < 32 or out.data_ptr() == logits.data_ptr():
+        return None
+    picked = torch.softmax(logits, 1, out=out).gather(1, index)
+    return -picked.log() if picked.amin().item() > 1e-30 else None
+
 # %% ../nbs/09_fused_losses.ipynb #b4ae4f17
 def _loss_and_gradient(
     logits: Tensor,          # scores in 32 bits or more, `[n, C]`
@@ -81,13 +93,16 @@ def _loss_and_gradient(
 ) -> Tensor:                 # the loss of each row, `[n, 1]`
     """The loss of each row; where one is wanted, its gradient by the logits is left in `out`."""
     index, right, even, ignored, _ = shares
-    top = logits.amax(1, keepdim=True)
-    picked = logits.gather(1, index) - top
-    if even is not None:
-        weight = torch.ones_like(logits[0]) if weight is None else _widened(weight)
-        spread, every = (logits - top) @ weight[:, None], even * weight.sum()
-    total, left = _softmax_into(logits, top, out)
-    loss, slope = right * (total.log() - picked), right
+    nll, left = None if even is not None else _quick_nll(logits, index, out), 1.0
+    if nll is None:
+        top = logits.amax(1, keepdim=True)
+        picked = logits.gather(1, index) - top
+        if even is not None:
+            weight = torch.ones_like(logits[0]) if weight is None else _widened(weight)
+            spread, every = (logits - top) @ weight[:, None], even * weight.sum()
+        total, left = _softmax_into(logits, top, out)
+        nll = total.log() - picked
+    loss, slope = right * nll, right
     if even is not None:
         loss, slope = loss + every * total.log() - even * spread, right + every
     if wanted:
