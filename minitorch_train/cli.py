@@ -196,6 +196,79 @@ def _copy_lessons(
     if find_spec("jupyterlab") is None:
         typer.echo('JupyterLab is not installed yet: pip install "minitorch_train[lessons]"')
 
+# %% ../nbs/95_command_line.ipynb #7477d868
+@app.command("progress")
+def _show_progress(
+    reset: Annotated[bool, typer.Option("--reset", help="Forget all of it, after asking.")] = False,
+) -> None:
+    """Show which exercises are untouched, tried or solved, and since when."""
+    from minitorch_train.exercises import progress, progress_file
+
+    try:
+        if not reset:
+            progress()
+        elif not progress_file().exists():
+            typer.echo("There is no progress to forget.")
+        elif typer.confirm(f"Forget all progress in {progress_file()}?"):
+            progress_file().unlink()
+            typer.echo("Forgotten.")
+    except (OSError, ValueError) as error:
+        _fail(f"Progress cannot be read or written: {error}")
+
+# %% ../nbs/95_command_line.ipynb #86e76e0f
+def _graded(
+    path: Path,  # a notebook with answers
+    limit: int,  # seconds that a cell may take
+) -> dict:       # what `--json` prints
+    """Run a notebook and say, for each exercise of its lessons, what came of it, and which cells failed."""
+    from minitorch_train.exercises import all_exercises, read_progress
+    from minitorch_train.running import run_every_cell
+
+    code = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_bytes())["cells"] if cell["cell_type"] == "code")
+    lessons = set(re.findall(r"\bcheck\(\s*[\"'](\d\d)\.", code))
+    wanted = {id: exercise for id, exercise in all_exercises().items() if id[:2] in lessons}
+    if not wanted:
+        _fail(f"{path} checks no exercise: no cell calls check with the number of one, as in check(\"03.2\", answer).")
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder, "progress.json")
+        failures = run_every_cell(path, {"MINITORCH_PROGRESS": str(kept)}, limit)
+        records = read_progress(kept)
+    rows = [{"id": id, "title": exercise.title, "status": records.get(id, {}).get("status", "not yet"),
+             "mistake": records.get(id, {}).get("mistake")} for id, exercise in wanted.items()]
+    return {"notebook": path.name, "solved": sum(row["status"] == "solved" for row in rows), "of": len(rows),
+            "exercises": rows, "cells": [{"cell": f.cell, "error": f.error} for f in failures]}
+
+
+@app.command("check")
+def _check_notebook(
+    notebook: Annotated[Path, typer.Argument(
+        metavar="NOTEBOOK", exists=True, dir_okay=False, help="A lesson with answers filled in.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a grading script.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Seconds that one cell may take.")] = 60,
+) -> None:
+    """Check all exercises of a filled-in NOTEBOOK and print a table.
+
+    The notebook is run as its writer wrote it, on this machine and with your rights: run strangers' notebooks where
+    they can do no harm. A cell that fails, hangs or kills its kernel does not stop the rest. The exit status is 0
+    only when all exercises of the lesson are solved. Nobody's own progress is changed.
+    """
+    if any(find_spec(module) is None for module in ("nbclient", "ipykernel")):
+        _fail('Checking notebooks needs nbclient and ipykernel: pip install "minitorch_train[lessons]"')
+    try:
+        result = _graded(notebook, limit)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _fail(f"{notebook} could not be checked: {type(error).__name__}: {error}")
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+    else:
+        for row in result["exercises"]:
+            mistake = f": {row['mistake']}" if row["mistake"] else ""
+            typer.echo(f"{row['id']}  {row['title']:48}  {row['status']}{mistake}")
+        typer.echo(f"{result['solved']} of {result['of']} solved")
+        for failure in result["cells"]:
+            typer.echo(f"cell {failure['cell']} failed: {failure['error']}")
+    raise typer.Exit(result["solved"] < result["of"])
+
 # %% ../nbs/95_command_line.ipynb #95156d6b
 if __name__ == "__main__" and globals().get("__spec__"):
     app(prog_name="minitorch-train")

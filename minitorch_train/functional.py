@@ -137,23 +137,41 @@ def _check_loss(
         raise ValueError(f"weight should have {wanted}, but it has {list(weight.shape)} and {weight.dtype}")
     return dim
 
-# %% ../nbs/04_cross_entropy.ipynb #3d7bf25f
+# %% ../nbs/04_cross_entropy.ipynb #9447a81b
+def _pick_counted(
+    values: Tensor,     # one entry for each class along `dim`
+    index: Tensor,      # a class for each place, with size 1 along `dim`
+    ignore_index: int,  # the class that does not count
+    dim: int,           # the dimension of the classes
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The entry of each place's class, `index` with any ignored class made 0, and where; None for nowhere."""
+    refuses = values.is_cpu and not torch.compiler.is_compiling()
+    if refuses and not 0 <= ignore_index < values.shape[dim]:
+        try:
+            return values.gather(dim, index), index, None
+        except RuntimeError:  # a class is ignored, or is not there
+            pass
+    ignored = index == ignore_index
+    index = index.masked_fill(ignored, 0)  # any class will do where nothing counts
+    return _pick(values, index, dim), index, ignored
+
+
 def _reduce(
     loss: Tensor,             # a loss for each place, already weighted, with size 1 along `dim`
-    ignored: Tensor,          # True where the target does not count, the same shape
+    ignored: Tensor | None,   # True where the target does not count, the same shape; None for nowhere
     weights: Tensor | None,   # the weight of each place, if there are weights
     reduction: str,           # "mean", "sum" or "none"
     dim: int,                 # the dimension of the classes
 ) -> Tensor:                  # one number, or the losses with 0 in the ignored places
     """Reduce the losses that count; a mean over nothing is `nan`."""
-    loss = loss.masked_fill(ignored, 0)
+    if ignored is not None:
+        loss = loss.masked_fill(ignored, 0)
+        weights = (~ignored).to(loss) if weights is None else weights.masked_fill(ignored, 0)
     if reduction == "none":
         return loss.squeeze(dim)
     if reduction == "sum":
         return loss.sum()
-    if weights is None:
-        return loss.sum() / (~ignored).sum(dtype=loss.dtype)
-    return loss.sum() / weights.masked_fill(ignored, 0).sum()
+    return loss.mean() if weights is None else loss.sum() / weights.sum()
 
 # %% ../nbs/04_cross_entropy.ipynb #28615308
 def nll(
@@ -173,9 +191,8 @@ def nll(
     if target.is_floating_point():
         raise TypeError(f"target should hold classes in int64 or uint8, but its dtype is {target.dtype}")
     index = target.long().unsqueeze(dim)
-    ignored = index == ignore_index
-    index = index.masked_fill(ignored, 0)  # any class will do where nothing counts
-    loss = -_widened(_pick(input, index, dim))
+    picked, index, ignored = _pick_counted(input, index, ignore_index, dim)
+    loss = -_widened(picked)
     weights = None if weight is None else _widened(weight)[index]
     loss = loss if weights is None else loss * weights
     return _reduce(loss, ignored, weights, reduction, dim).to(input.dtype)
@@ -208,9 +225,8 @@ def _cross_entropy_soft(
         raise ValueError(f"ignore_index {why}, and it is {ignore_index}")
     share = _widened(target) * (1 - label_smoothing) + label_smoothing / input.shape[dim]
     loss = _expected_loss(log_softmax(_widened(input), dim), share, weight, dim)
-    nothing = torch.zeros_like(loss, dtype=torch.bool)
     dtype = torch.promote_types(input.dtype, target.dtype)
-    return _reduce(loss, nothing, None, reduction, dim).to(dtype)
+    return _reduce(loss, None, None, reduction, dim).to(dtype)
 
 # %% ../nbs/04_cross_entropy.ipynb #5f670e94
 def cross_entropy(
@@ -243,11 +259,10 @@ def cross_entropy(
     if target.is_floating_point():
         return _cross_entropy_soft(input, target, weight, ignore_index, reduction, label_smoothing, dim)
     index = target.long().unsqueeze(dim)
-    ignored = index == ignore_index
-    index = index.masked_fill(ignored, 0)  # any class will do where nothing counts
     z = _shifted(input, dim)
+    picked, index, ignored = _pick_counted(z, index, ignore_index, dim)
     total = z.exp().sum(dim, keepdim=True).log()
-    loss = total - _pick(z, index, dim)
+    loss = total - picked
     weights = None if weight is None else _widened(weight)[index]
     loss = loss if weights is None else loss * weights
     if label_smoothing:

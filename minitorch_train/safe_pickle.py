@@ -9,6 +9,7 @@ __all__ = ['Refused', 'load_pairs']
 import io
 import math
 import pickle
+import re
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -161,7 +162,7 @@ class _Instructions(dict):
 class _ArrayUnpickler(pickle._Unpickler):
     """Python's own unpickler with a shorter list of instructions, and of names."""
 
-    _kept = b"(.NIJKMLUTSVXCB\x88\x89\x8a\x8c\x8d\x8e\x93\x94\x80tl]ae)\x85\x86\x87pqrghjcR"
+    _kept = b"(.NIJKMLUTSCB\x88\x89\x8a\x8c\x8e\x93\x94\x80tl]ae)\x85\x86\x87pqrghjcR"
     dispatch = _Instructions({code: pickle._Unpickler.dispatch[code] for code in _kept})
 
     def __init__(self, file: _Counted):
@@ -192,6 +193,19 @@ class _ArrayUnpickler(pickle._Unpickler):
     def _pass_frame(self) -> None:
         self.read(8)
 
+    def _load_text(self) -> None:
+        data = self.read(int.from_bytes(self.read(4), "little"))
+        self._append_text(data, "utf-8", np.frombuffer(data, np.uint8).max(initial=0) > 0xC3)
+
+    def _load_line(self) -> None:
+        line = self.readline()[:-1]
+        self._append_text(line, "raw-unicode-escape", re.search(rb"\\U|\\u(?!00)", line))
+
+    def _append_text(self, data: bytes, encoding: str, wide: object) -> None:
+        if wide and len(data) > 20:  # one letter beyond Latin-1 makes Python keep every letter in 2 or 4 bytes
+            raise Refused("has a long text with letters that no bytes of an array turn into")
+        self.append(data.decode(encoding))
+
     def _load_bytearray(self) -> None:
         self.append(self.counted.bytearray(int.from_bytes(self.read(8), "little")))
 
@@ -203,6 +217,7 @@ class _ArrayUnpickler(pickle._Unpickler):
 
     dispatch.update({pickle.FRAME[0]: _pass_frame, pickle.BYTEARRAY8[0]: _load_bytearray})
     dispatch.update({pickle.BUILD[0]: _load_state, pickle.REDUCE[0]: _call})
+    dispatch.update({pickle.BINUNICODE[0]: _load_text, pickle.UNICODE[0]: _load_line})
 
 # %% ../nbs/91_safe_pickle.ipynb #c33f1b3f
 def load_pairs(

@@ -127,13 +127,20 @@ def check_opening(notebook: NotebookNode) -> list[str]:
     return found + ([f"cell 1: the opening has {words} words, and 120 is the limit"] if words > 120 else [])
 
 
+def lesson_part(notebook: NotebookNode) -> list[NotebookNode]:
+    """The cells before the exercises."""
+    turns = (number for number, cell in enumerate(notebook.cells) if cell.cell_type == "markdown" and CLOSING[2] in cell.source.splitlines())
+    return notebook.cells[:next(turns, -1) + 1] or notebook.cells
+
+
 def check_rhythm(notebook: NotebookNode) -> list[str]:
-    """25 to 60 cells; a third to a half of them prose, with room for a few more; three code cells in a row at most."""
-    kinds = [cell.cell_type for cell in notebook.cells]
+    """25 to 60 cells up to the exercises; a third to a half of them prose, with room for a few more; three code cells in a row at most."""
+    kinds = [cell.cell_type for cell in lesson_part(notebook)]
     share = kinds.count("markdown") / len(kinds)
     found = [] if 25 <= len(kinds) <= 60 else [f"there are {len(kinds)} cells, and 25 to 60 are wanted"]
     if not 0.33 <= share <= 0.55:
         found.append(f"{share:.0%} of the cells are Markdown, and 33% to 55% are wanted")
+    kinds = [cell.cell_type for cell in notebook.cells]
     for kind, run in groupby(enumerate(kinds, 1), key=lambda pair: pair[1]):
         numbers = [number for number, _ in run]
         if kind == "code" and len(numbers) > 3:
@@ -184,9 +191,9 @@ def check_closing(notebook: NotebookNode) -> list[str]:
     summary = "\n".join(kinds.get("stdout", "") for cell in notebook.cells[built:hurts] for kinds in shown(cell))
     found = [f"cell {built}: the outputs under `{CLOSING[0]}` do not show the exported name {name}"
              for name in exported if not re.search(rf"\b{name}\b.*\d", summary)]
-    turn = "\n".join(cell.source for cell in notebook.cells[hurts - 1:]).split(CLOSING[2])[1]
-    exercises = len(re.findall(r"(?m)^\d+\. ", turn))
-    return found + ([] if 3 <= exercises <= 5 else [f"`{CLOSING[2]}` has {exercises} exercises, and three to five are wanted"])
+    checked = [call for cell in notebook.cells[hurts:] if cell.cell_type == "code"
+               for call in re.findall(r'(?m)^check\("(\d\d\.\d)", \w+\)$', cell.source)]
+    return found + ([] if 3 <= len(checked) <= 5 else [f"`{CLOSING[2]}` checks {len(checked)} exercises, and three to five are wanted"])
 
 
 def check_figures(notebook: NotebookNode) -> list[str]:

@@ -243,6 +243,10 @@ def test_function_transforms():
     for ours, theirs in ((F.cross_entropy, torch_F.cross_entropy), (F.nll, torch_F.nll_loss)):
         assert_close(torch.func.grad(ours)(x[0], target[0]), torch.func.grad(theirs)(x[0], target[0]))
         assert_close(torch.func.vmap(ours)(x, target), torch.func.vmap(theirs)(x, target))
+        gaps = target.clone()
+        gaps[1, 2] = gaps[4] = -100
+        for k in range(5):
+            assert_close(torch.func.vmap(lambda x, t: ours(x, t, reduction="sum"))(x, gaps)[k], theirs(x[k], gaps[k], reduction="sum"))
         assert_close(torch.func.vmap(torch.func.grad(ours))(x, target), torch.func.vmap(torch.func.grad(theirs))(x, target))
         tangent = randn(3, 4, seed=9).detach()
         assert_close(torch.func.jvp(lambda x: ours(x, target[0]), (x[0],), (tangent,)),

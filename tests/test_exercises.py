@@ -1,0 +1,373 @@
+"""The exercises: every known mistake gets its own hint, the engine survives any answer, and nothing of a user's is lost."""
+
+import ast
+import importlib.util
+import inspect
+import json
+import re
+import textwrap
+import threading
+import time
+from datetime import date
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from torch import nn, tensor
+
+from minitorch_train import exercises
+from minitorch_train.exercises import Exercise, Mistake, all_exercises, check, judge, nothing, progress, read_progress, solution, value
+
+ROOT = Path(__file__).resolve().parents[1]
+LESSONS = {path.name[:2]: path for path in sorted((ROOT / "nbs").glob("[0-8][0-9]_*.ipynb"))}
+ALL = all_exercises()
+MISTAKES = [pytest.param(exercise, mistake, wrong, id=f"{exercise.id}-{mistake.name}-{i}")
+            for exercise in ALL.values() for mistake in exercise.mistakes for i, wrong in enumerate(mistake.answers)]
+each_exercise = pytest.mark.parametrize("exercise", ALL.values(), ids=ALL)
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path, monkeypatch):
+    """A progress file for each test: nobody's own is touched."""
+    path = tmp_path / "data" / "progress.json"
+    monkeypatch.setenv("MINITORCH_PROGRESS", str(path))
+    return path
+
+
+# The banks
+
+def test_there_are_enough_exercises_and_mistakes():
+    first = [exercise for id, exercise in ALL.items() if id[:2] <= "05"]
+    assert len(first) >= 20 and sum(len(exercise.mistakes) for exercise in first) >= 45
+    assert list(ALL) == sorted(ALL) and {id[:2] for id in ALL} == set(LESSONS)
+
+
+@each_exercise
+def test_an_exercise_says_what_it_has_to(exercise):
+    assert re.fullmatch(r"\d\d\.\d", exercise.id) and exercise.kind in ("write", "predict", "break", "repair", "extend")
+    texts = [exercise.title, exercise.statement, exercise.explanation, exercise.hint]
+    texts += [text for mistake in exercise.mistakes for text in (mistake.name, mistake.hint, mistake.stronger)]
+    assert all(text.strip() for text in texts) and not [text for text in texts if re.search(r"\w!", text)]
+    assert len(exercise.title) <= 48, "the table of progress has room for 48 letters"
+    assert len({mistake.name for mistake in exercise.mistakes}) == len(exercise.mistakes)
+    sizes = [sum(x.numel() for x in case if isinstance(x, torch.Tensor)) for case in exercise.cases]
+    assert not sizes or sizes[0] == min(sizes), "the smallest case comes first"
+
+
+@each_exercise
+def test_the_solution_and_the_reference_are_right(exercise):
+    for answer in (exercise.solution, exercise.reference):
+        start = time.perf_counter()
+        verdict = judge(exercise, answer)
+        assert verdict.status == "solved", verdict
+        assert re.search(r"right\. .+\.$", verdict.lines[0], re.DOTALL), "a right answer is told one thing worth noticing"
+        assert time.perf_counter() - start < 3
+
+
+@each_exercise
+def test_what_the_lesson_gives_is_not_yet_an_answer(exercise):
+    verdict = judge(exercise, exercise.given)
+    assert (verdict.status, verdict.mistake) == ("not yet", None)
+    assert judge(exercise, ...).status == judge(exercise, None).status == "not yet"
+
+
+@pytest.mark.parametrize("exercise, mistake, wrong", MISTAKES)
+def test_a_known_mistake_gets_its_own_hint(exercise, mistake, wrong):
+    verdict = judge(exercise, wrong)
+    assert verdict.status in ("wrong", "raised") and verdict.mistake is mistake, verdict
+
+
+@each_exercise
+def test_the_lesson_shows_the_statement_and_no_answer(exercise):
+    cells = nbformat.read(LESSONS[exercise.id[:2]], as_version=4).cells
+    call = next(i for i, cell in enumerate(cells) if cell.cell_type == "code" and f'check("{exercise.id}"' in cell.source)
+    assert cells[call].outputs[0].text.startswith(f"{exercise.id} not yet"), "the stored output is that of the stub"
+    before = next(cell.source for cell in reversed(cells[:call]) if cell.cell_type == "markdown")
+    assert exercise.statement.strip() in before, "the statement of the lesson is not that of the bank"
+    assert before.startswith(f"### {exercise.id} ")
+    text = "\n".join(cell.source for cell in cells)
+    if callable(exercise.solution):
+        body = ast.parse(textwrap.dedent(inspect.getsource(exercise.solution))).body[0].body
+        assert "\n".join(map(ast.unparse, body)) not in "\n".join(
+            ast.unparse(ast.parse(cell.source)) for cell in cells if cell.cell_type == "code").replace("    ", "")
+    assert "solution(" not in text.replace('`solution("', "")
+
+
+# Answers that nobody has foreseen: three for each lesson
+
+def unforeseen(exercise):
+    """Wrong answers to an exercise that are no known mistake."""
+    if exercise.observe is value:
+        return ["forty", -12345, (7, 7, 7, 7)]
+    if exercise.kind == "break":
+        return ["forty", object(), {}]
+
+    def fails(*case):
+        raise RuntimeError("not today")
+
+    return [lambda *case: "forty", fails, lambda *case: tensor([[[-12345.0]]])]
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_a_fresh_mistake_gets_the_smallest_failing_input(lesson):
+    ours = [exercise for exercise in ALL.values() if exercise.id[:2] == lesson]
+    for exercise in ours:
+        for answer in unforeseen(exercise):
+            verdict = judge(exercise, answer)
+            if verdict.status == "not yet":  # the answer of a training step that trained nothing
+                continue
+            assert verdict.status in ("wrong", "raised") and verdict.mistake is None, (exercise.id, verdict)
+            text = "\n".join(verdict.lines)
+            assert exercise.observe is value or not exercise.cases[0] or "input" in text, text
+            assert "came" in text or "error" in text, text
+
+
+# The engine, on an exercise of its own
+
+def double(x):
+    return x * 2
+
+
+def ran_in_place(answer, x):
+    answer(x)
+    return {"x": x}
+
+
+DOUBLE = Exercise(
+    id="99.1", title="double", kind="write", statement="Write `double(x)`.",
+    cases=((tensor([0.0]),), (tensor([3.0]),), (tensor([1.0, 2.0]),)), reference=double, solution=double,
+    explanation="Twice.", hint="Think of two.", notice=lambda answer: f"Half of it is {answer(tensor(1.0)) / 2:g}.", limit=0.3,
+    mistakes=(Mistake("squared", "Not the power.", "Use `2 * x`.", (lambda x: x**2, lambda x: x * x * 1.0)),
+              Mistake("no tensor", "A list has another `*`.", "Keep the tensor.", (lambda x: x.tolist() * 2,))))
+
+
+@pytest.fixture
+def bank(monkeypatch):
+    """`check` finds the exercise of this file."""
+    monkeypatch.setattr(exercises, "_exercises", lambda lesson: {"99.1": DOUBLE} if lesson == "99" else {})
+
+
+def said(capsys, *arguments, **options):
+    check("99.1", *arguments, **options)
+    return capsys.readouterr().out
+
+
+def test_a_right_answer(bank, capsys, kept):
+    assert said(capsys, lambda x: x + x) == "99.1 right. Half of it is 1.\n"
+    assert read_progress()["99.1"] == {"status": "solved", "mistake": None, "failed": 0,
+                                       "tried": date.today().isoformat(), "solved": date.today().isoformat()}
+
+
+def test_a_stub_is_not_a_try(bank, capsys, kept):
+    def my_double(x):
+        ...
+
+    assert said(capsys, my_double) == "99.1 not yet: my_double returns nothing so far.\n"
+    assert said(capsys, ...) == "99.1 not yet: put your answer in place of the dots.\n"
+    assert not kept.exists()
+
+
+def test_the_smallest_failing_input_and_the_hints(bank, capsys):
+    first = said(capsys, lambda x: x**2)
+    assert first.splitlines() == ["99.1 not right yet.", "  input    <lambda>([3])", "  came     [9]", "  wanted   [6]",
+                                  "  mistake  squared", "  hint     Not the power."]
+    assert said(capsys, lambda x: x**2).splitlines()[-1] == '  There is a stronger hint: check("99.1", hint=True)'
+    assert said(capsys, hint=True) == "99.1 hint: Use `2 * x`.\n"
+    assert said(capsys, lambda x: x**2, hint=True).splitlines()[-1] == "  more     Use `2 * x`."
+    said(capsys, lambda x: x + 5)
+    assert said(capsys, hint=True) == "99.1 hint: Think of two.\n", "the last try was no known mistake"
+    said(capsys, double)
+    assert "stronger" not in said(capsys, lambda x: x**2), "the count begins again after a right answer"
+
+
+def test_an_error_shows_the_learners_own_line(bank, capsys, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("import torch\n\ndef mine(x):\n    y = x.reshape(7)\n    return y * 2\n")
+    spec = importlib.util.spec_from_file_location("mine", path)
+    mine = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mine)
+    lines = said(capsys, mine.mine).splitlines()
+    assert lines[:2] == ["99.1 stopped with an error.", "  input    mine([0])"]
+    assert lines[2].startswith("  error    RuntimeError: shape '[7]' is invalid")
+    assert lines[3] == "  line 4 of your code:  y = x.reshape(7)"
+
+
+def test_an_error_without_a_line_of_the_learners(bank, capsys):
+    assert "of your code" not in said(capsys, len)
+
+
+def forever(x):
+    while True:
+        pass
+
+
+def stubborn(x):
+    while True:
+        try:
+            time.sleep(0.01)
+        except:  # noqa: E722
+            if (swallowed := getattr(stubborn, "count", 0)) > 0:
+                raise
+            stubborn.count = swallowed + 1
+
+
+def test_an_answer_that_never_ends_is_stopped(bank, capsys):
+    for answer in (forever, lambda x: time.sleep(60), stubborn):
+        start = time.perf_counter()
+        text = said(capsys, answer)
+        assert text.startswith("99.1 stopped after 0.3 seconds.") and time.perf_counter() - start < 4
+        assert "input" in text and "[0]" in text
+
+
+def test_an_answer_that_never_ends_is_stopped_in_another_thread(bank, capsys):
+    thread = threading.Thread(target=check, args=("99.1", forever))
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive() and "99.1 stopped after 0.3 seconds" in capsys.readouterr().out
+
+
+def test_a_check_leaves_the_notebook_as_it_was(bank, capsys):
+    before, state = tensor([3.0]), torch.random.get_rng_state()
+
+    def changes_its_input(x):
+        torch.rand(3)
+        return x.mul_(2)
+
+    with torch.no_grad():
+        assert "right" in said(capsys, changes_its_input)
+        assert not torch.is_grad_enabled()
+    assert torch.equal(torch.random.get_rng_state(), state) and DOUBLE.cases[1][0].equal(before)
+    assert judge(DOUBLE, lambda x: (x * 2 if torch.is_grad_enabled() else None)).status == "solved"
+
+
+def test_an_answer_is_the_function_that_was_passed_whatever_its_file_says_by_now(bank, capsys, tmp_path):
+    path = tmp_path / "later.py"
+    path.write_text("def double(x):\n    return x * 3\n")
+    spec = importlib.util.spec_from_file_location("later", path)
+    later = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(later)
+    path.write_text("def double(x) return (")
+    assert "came     [9]" in said(capsys, later.double), "the wrong function that was passed, not the right one of that name"
+    later.double = lambda x: x * 2
+    assert "right" in said(capsys, later.double)
+
+
+def test_a_mistake_may_overflow_in_another_way_but_a_right_answer_may_not():
+    overflow = Exercise(**{**vars(DOUBLE), "cases": ((tensor([100.0]),),), "reference": lambda x: x,
+                           "mistakes": (Mistake("overflow", "a", "b", (lambda x: x.exp() - x.exp(),)),)})
+    assert judge(overflow, lambda x: x.exp()).mistake.name == "overflow"
+    assert judge(Exercise(**{**vars(overflow), "reference": lambda x: x * torch.nan}), lambda x: x.exp()).status == "wrong"
+
+
+@pytest.mark.parametrize("came, lines", [
+    (torch.ones(3, 1), ["came     [[1], [1], [1]]", "wanted   [1, 1, 1]"]),
+    (torch.ones(2), ["came     [1, 1]", "wanted   [1, 1, 1]"]),
+    (tensor([1.0, 1.0, 1.001]), ["came     [1, 1, 1.001]", "wanted   [1, 1, 1]"]),
+    ("one", ["came     'one'", "wanted   [1, 1, 1]"]),
+    (None, ["came     None", "wanted   [1, 1, 1]"]),
+])
+def test_what_came_and_what_was_wanted(came, lines):
+    ones = Exercise(**{**vars(DOUBLE), "cases": ((5,),), "reference": lambda x: torch.ones(3), "mistakes": (), "given": double})
+    assert judge(ones, lambda x: came).lines[2:] == ["  " + line for line in lines]
+
+
+def test_a_large_tensor_is_shown_where_it_is_wrong_first():
+    zeros = Exercise(**{**vars(DOUBLE), "cases": ((5,),), "reference": lambda x: torch.zeros(6, 8), "mistakes": ()})
+    wrong = torch.zeros(6, 8)
+    wrong[4, 2] = 7
+    assert judge(zeros, lambda x: wrong).lines[2:] == ["  came     7 at [4, 2] of a tensor of shape [6, 8]", "  wanted   0"]
+
+
+def test_named_results_are_told_apart():
+    both = Exercise(**{**vars(DOUBLE), "observe": ran_in_place, "reference": lambda x: x.mul_(2), "cases": ((tensor([3.0]),),), "mistakes": ()})
+    assert judge(both, lambda x: x.add_(3)).status == "solved"
+    assert judge(both, nothing).status == "not yet"
+    assert judge(both, lambda x: x.add_(1)).lines[2:] == ["  came     [4] (x)", "  wanted   [6] (x)"]
+
+
+def test_a_wrong_value_does_not_show_the_right_one():
+    number = Exercise(**{**vars(DOUBLE), "observe": value, "cases": ((),), "reference": 42, "solution": 42, "given": ..., "mistakes": (),
+                         "notice": lambda answer: "Yes."})
+    assert judge(number, 41).lines == ["99.1 not right yet.", "  came     41"]
+    assert judge(number, 42).status == "solved" and judge(number, (42,)).status == judge(number, nn.ReLU()).status == "wrong"
+
+
+def test_a_version_to_repair():
+    repair = Exercise(**{**vars(DOUBLE), "kind": "repair", "given": lambda x: x + 1})
+    assert judge(repair, lambda x: 1 + x).lines == ["99.1 not yet: this is still the version to repair.",
+                                                    "  input    <lambda>([0])", "  came     [1]", "  wanted   [0]"]
+
+
+def test_a_worked_solution_is_printed(bank, capsys):
+    solution("99.1")
+    assert capsys.readouterr().out == "99.1 double\n\ndef double(x):\n    return x * 2\n\nTwice.\n"
+
+
+def test_calls_that_make_no_sense(bank):
+    for id in ("99.7", "zz", 3, ""):
+        with pytest.raises(ValueError, match=r"there is no exercise .*; there are "):
+            check(id, 3)
+    with pytest.raises(ValueError, match="99.1"):
+        solution("99.7")
+    for answers in ((), (1, 2)):
+        with pytest.raises(TypeError, match=r'as in check\("99.1", answer\)'):
+            check("99.1", *answers)
+
+
+# Progress
+
+def test_progress_is_a_table(capsys, kept):
+    first = next(iter(ALL.values()))
+    progress()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"lesson {first.id[:2]}", f"  {first.id}  {first.title:48}  untouched"]
+    assert lines[-1] == f"0 of {len(ALL)} solved" and not kept.exists()
+    check(first.id, object())
+    check(first.id, first.solution)
+    check(list(ALL)[1], object())
+    capsys.readouterr()
+    progress()
+    lines, today = capsys.readouterr().out.splitlines(), date.today().isoformat()
+    assert lines[1].endswith(f"solved     {today}") and lines[2].endswith(f"tried      {today}")
+    assert lines[-1] == f"1 of {len(ALL)} solved"
+
+
+def test_a_solved_exercise_stays_solved(bank, capsys):
+    said(capsys, double)
+    said(capsys, lambda x: x.no_such_name)
+    record = read_progress()["99.1"]
+    assert record["status"] == "raised" and record["solved"] and record["failed"] == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"99.1": 3}', '{"99.1": {"status": "solved"}}', "\xff"])
+def test_a_foreign_progress_file_is_named_and_kept(bank, capsys, kept, text):
+    kept.parent.mkdir()
+    kept.write_bytes(text.encode("latin-1"))
+    assert "99.1 right" in (out := said(capsys, double)) and "Progress is not kept" in out and str(kept) in out
+    assert kept.read_bytes() == text.encode("latin-1")
+    with pytest.raises(ValueError, match="move it away"):
+        read_progress()
+
+
+def test_progress_that_cannot_be_written_loses_nothing(bank, capsys, kept, monkeypatch):
+    said(capsys, double)
+    before = kept.read_bytes()
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exercises.json, "dump", full)
+    assert "No space left" in said(capsys, len)
+    assert kept.read_bytes() == before and [path.name for path in kept.parent.iterdir()] == ["progress.json"]
+
+
+def test_progress_is_readable_json(bank, capsys, kept):
+    said(capsys, lambda x: x**2)
+    assert json.loads(kept.read_text(encoding="utf-8"))["99.1"]["mistake"] == "squared"
+
+
+def test_without_the_variable_the_users_data_directory_is_used(monkeypatch):
+    monkeypatch.delenv("MINITORCH_PROGRESS")
+    path = exercises.progress_file()
+    assert path.name == "progress.json" and path.parent.name == "minitorch_train" and Path.home() in path.parents
