@@ -23,6 +23,8 @@ _equal = Exercise(
         Mistake("the sum is missing", "These numbers do not add up to 1.", "Each power is divided by the sum of all four.",
                 (torch.tensor(5.0).exp().item(), 1, 5)),
         Mistake("a log was taken", "A probability is not negative.", "The question is about softmax; this is its log.", (-torch.tensor(4.0).log().item(),)),
+        Mistake("four numbers", "The four are equal, and one of them is asked.", "Give one number, without brackets.", ([0.25] * 4, torch.full((4,), 0.25))),
+        Mistake("the score shared out", "It is not 5 that is divided.", "Take exp of each score first; then divide it by the sum of the four.", (5 / 4,)),
         Mistake("one of five", "How many scores are there?", "Four equal shares of 1, whatever the scores are.", (0.2,)),
     ),
 )
@@ -37,9 +39,13 @@ def _powers(x):
     return (x - x.max()).exp()
 
 
-def _flat(x):
-    z = x - x.max(-1).values
-    return z - z.exp().sum(-1).log()
+def _rows(x, dim=-1, keep_max=True, keep_sum=True):
+    z = x - x.max(dim, keepdim=keep_max).values
+    return z - z.exp().sum(dim, keepdim=keep_sum).log()
+
+
+def _shifted(x):
+    return x - x.max(-1, keepdim=True).values
 
 
 _log_softmax = Exercise(
@@ -60,15 +66,38 @@ _log_softmax = Exercise(
                 "Take the log on paper first: z - log(sum(exp(z))).", (lambda x: x.softmax(-1).log(),)),
         Mistake("reduced over the wrong dimension", "Each row should give probabilities that add up to 1. Which dimension runs along a row?",
                 "Use dim -1 for the maximum and for the sum.", (lambda x: x.log_softmax(0), lambda x: x - x.exp().sum(0, keepdim=True).log())),
-        Mistake("keepdim forgotten, so that it broadcasts", "For a single row it is right by accident. What shape does the sum have for two rows?",
-                "Keep the summed dimension: `keepdim=True`.",
-                (lambda x: x - x.logsumexp(-1), lambda x: x - x.exp().sum(-1).log(), _flat, lambda x: (_powers(x) / _powers(x).sum(-1)).log())),
+        Mistake("keepdim forgotten, so that it broadcasts", "For a single row it is right by accident. For two rows, what shape has the sum, and the maximum, if you take one?",
+                "Keep the dimension each time: `keepdim=True`.",
+                (lambda x: x - x.logsumexp(-1), lambda x: x - x.exp().sum(-1).log(), lambda x: _rows(x, keep_max=False, keep_sum=False),
+                 lambda x: _rows(x, keep_max=False), lambda x: _rows(x, keep_sum=False),
+                 lambda x: (x.exp() / x.exp().sum(-1)).log(), lambda x: (_powers(x) / _powers(x).sum(-1)).log())),
         Mistake("softmax taken twice", "These are the logs of probabilities of probabilities.", "Start from x, not from its softmax.",
                 (lambda x: x.softmax(-1).log_softmax(-1),)),
         Mistake("the log is missing", "These are probabilities, between 0 and 1.", "Return the log of them, without forming them.", (lambda x: x.softmax(-1),)),
         Mistake("one maximum for all rows", "Two rows that are far apart spoil each other: the powers of the lower one become 0.",
                 "Take the maximum of each row, with `keepdim=True`.",
-                (lambda x: (x - x.max()) - (x - x.max()).exp().sum(-1, keepdim=True).log(),)),
+                (lambda x: (x - x.max()) - _powers(x).sum(-1, keepdim=True).log(),
+                 lambda x: (_powers(x) / _powers(x).sum(-1, keepdim=True)).log())),
+        Mistake("one sum for all rows", "For a single row it is right. Each row should give probabilities that add up to 1.",
+                "Sum along the last dimension: `sum(-1, keepdim=True)`.",
+                (lambda x: _shifted(x) - _shifted(x).exp().sum().log(), lambda x: x - x.exp().sum().log(),
+                 lambda x: (x - x.max()) - _powers(x).sum().log(), lambda x: (x.exp() / x.exp().sum()).log())),
+        Mistake("dim 1 instead of the last", "For a matrix they are the same dimension. How many has a single row?", "Write -1 for the dimension.",
+                (lambda x: _rows(x, dim=1), lambda x: x - x.exp().sum(1, keepdim=True).log())),
+        Mistake("`.values` forgotten", "Along a dimension, `max` returns two things: the largest values and their places.",
+                "Write `x.max(-1, keepdim=True).values`.", (lambda x: x - x.max(-1, keepdim=True),)),
+        Mistake("shifted by something other than the maximum", "At [1000, 0] a power is still too large for float32.", "Subtract the largest value of each row.",
+                (lambda x: (x - x.mean(-1, keepdim=True)) - (x - x.mean(-1, keepdim=True)).exp().sum(-1, keepdim=True).log(),)),
+        Mistake("shifted in one place only", "The shift cancels when it is in both parts of the difference.", "Make `z = x - max` first, and use z in both places.",
+                (lambda x: x - _shifted(x).exp().sum(-1, keepdim=True).log(), lambda x: _shifted(x) - x.exp().sum(-1, keepdim=True).log())),
+        Mistake("mean instead of sum", "The probabilities add up to more than 1.", "A softmax divides by the sum of the powers.",
+                (lambda x: _shifted(x) - _shifted(x).exp().mean(-1, keepdim=True).log(),)),
+        Mistake("the log of the sum is missing", "The sum of powers was subtracted as it is.", "Subtract its log.",
+                (lambda x: _shifted(x) - _shifted(x).exp().sum(-1, keepdim=True),)),
+        Mistake("log taken twice", "The log of a softmax is negative, and a negative number has no log.", "Leave the last log out.",
+                (lambda x: x.log_softmax(-1).log(),)),
+        Mistake("added instead of subtracted", "The log of a quotient is a difference.", "Subtract the log of the sum.",
+                (lambda x: _shifted(x) + _shifted(x).exp().sum(-1, keepdim=True).log(),)),
     ),
 )
 
@@ -79,11 +108,11 @@ def _log_softmax_rule(x):
 
 def _verdict(x):
     """What the rule without a shift does at two logits."""
-    if not isinstance(x, Tensor) or x.shape != (2,) or x.dtype != torch.float32:
-        return None if x is None else "this is not a float32 tensor of two logits"
+    if not isinstance(x, Tensor) or x.shape != (2,) or x.dtype != torch.float32 or not x.isfinite().all():
+        return None if x is None else "this is not a float32 tensor of two finite logits"
     came, exact = _log_softmax_rule(x), torch.log_softmax(x.double(), -1)
     if not came.isfinite().all():
-        return "a result is not finite, so it does show"
+        return "both powers are 0, and that shows" if x.exp().sum() == 0 else "the sum of the powers is infinite, and that shows"
     return "wrong without a sign of it" if (came - exact).abs().max() > 0.001 else "the result is still right to 0.001"
 
 
@@ -95,10 +124,13 @@ _silent = Exercise(
     notice=lambda answer: f"It is off by {(_log_softmax_rule(answer) - torch.log_softmax(answer.double(), -1)).abs().max():.4f} there.",
     hint="Between the numbers that float32 holds well and those it rounds to 0, there is a range that it holds badly.",
     mistakes=(
-        Mistake("large logits", "exp of a large number is infinite, and that shows.", "Go the other way: where is exp(x) tiny, but not yet 0?",
-                (tensor([1000.0, 0.0]), tensor([-200.0, -201.0]))),
-        Mistake("logits that are harmless", "Here exp is neither huge nor tiny.", "Try negative logits, around -90 to -103, close to each other.", (tensor([0.0, 1.0]),)),
-        Mistake("not two logits", "The answer should be `tensor([a, b])` with two decimal numbers.", "For example `tensor([-5.0, -6.0])`, with other numbers.",
+        Mistake("large logits", "The sum of such large powers is infinite, and a result with it.", "Go the other way: where is exp(x) tiny, but not yet 0?",
+                (tensor([1000.0, 0.0]),)),
+        Mistake("too far down", "Both powers round to 0, and the log of 0 is infinite.", "Come back a little: float32 rounds exp(x) to 0 below about -104.",
+                (tensor([-200.0, -201.0]),)),
+        Mistake("the sum still has its digits", "Here float32 holds the sum of the powers well enough.", "Try two logits between -100 and -103.",
+                (tensor([0.0, 1.0]),)),
+        Mistake("not two logits", "The answer should be `tensor([a, b])` with two decimal numbers and no dtype.", "For example `tensor([-5.0, -6.0])`, with other numbers.",
                 (3.0, [1.0, 2.0])),
     ),
 )
@@ -109,11 +141,23 @@ def soft_maximum(x, t):
     return ((t * x - m).exp().sum(-1).log() + m.squeeze(-1)) / t
 
 
+def _unaligned(x, t, keep_max, keep_sum):
+    """`soft_maximum` with the summed dimension kept here and dropped there."""
+    m = (t * x).max(-1, keepdim=keep_max).values
+    return ((t * x - m).exp().sum(-1, keepdim=keep_sum).log() + m) / t
+
+
+def _lowered(x, t, m):
+    """What is left of `logsumexp(t * x)` when it is shifted by m, and m is not added back."""
+    return (t * x - m).exp().sum(-1).log()
+
+
 _soft = Exercise(
     id="03.4", title="a soft maximum", kind="extend",
     statement="`logsumexp(t * x) / t` comes closer to the maximum of `x` as `t` grows. Write it as `soft_maximum(x, t)`, along the last dimension, "
               "without the functions of this package or PyTorch's logsumexp, so that it works for `t = 1000` as well.",
-    cases=((tensor([1.0, 2.0]), 1.0), (tensor([[1.0, 2.0], [4.0, 3.0]]), 10.0), (tensor([[1.0, 2.0, 0.0], [4.0, 4.0, 5.0]]), 1000.0)),
+    cases=((tensor([1.0, 2.0]), 2.0), (tensor([39.0, 40.0]), 3.0), (tensor([[1.0, 2.0], [4.0, 3.0]]), 10.0),
+           (tensor([[1.0, 2.0, 0.0], [4.0, 4.0, 5.0]]), 1000.0)),
     reference=lambda x, t: (t * x).logsumexp(-1) / t, solution=soft_maximum,
     explanation="The scaled row is shifted by its maximum, and the shift is added back before dividing by t.",
     notice=lambda answer: f"For the row [1, 2] and t = 1, 10, 100 it gives {', '.join(f'{answer(tensor([1.0, 2.0]), t):.4f}' for t in (1.0, 10.0, 100.0))}.",
@@ -122,7 +166,24 @@ _soft = Exercise(
         Mistake("no shift before exp", "exp(2000) is infinite.", "Subtract the maximum of `t * x` before exp, and add it back after log.",
                 (lambda x, t: (t * x).exp().sum(-1).log() / t,)),
         Mistake("the maximum is not added back", "The shift does not cancel by itself here.", "Add the maximum again after the log.",
-                (lambda x, t: (t * x - (t * x).max(-1, keepdim=True).values).exp().sum(-1).log() / t,)),
+                (lambda x, t: _lowered(x, t, (t * x).max(-1, keepdim=True).values) / t,)),
+        Mistake("shifted by the maximum of x, not of t * x", "At t = 1000 the largest power is still infinite.", "Take the maximum of `t * x`.",
+                (lambda x, t: (_lowered(x, t, x.max(-1, keepdim=True).values) + x.max(-1).values) / t,)),
+        Mistake("the maximum is not divided by t", "What was taken off `t * x` is t times too large for x.", "Add the maximum before you divide by t, not after.",
+                (lambda x, t: _lowered(x, t, (t * x).max(-1, keepdim=True).values) / t + (t * x).max(-1).values,)),
+        Mistake("one maximum for all rows", "Two rows that are far apart spoil each other: the powers of the lower one become 0.",
+                "Take the maximum of each row, with `keepdim=True`.", (lambda x, t: (_lowered(x, t, (t * x).max()) + (t * x).max()) / t,)),
+        Mistake("the summed dimension is kept", "Each row should give a number, not a list of one number.", "Sum without keepdim, and add `m.squeeze(-1)`.",
+                (lambda x, t: _unaligned(x, t, True, True),)),
+        Mistake("the maximum and the rows do not line up", "Write the shapes of the maximum, of x and of the sum down, for two rows.",
+                "Take the maximum with `keepdim=True` to subtract it, and add it back with `.squeeze(-1)`.",
+                (lambda x, t: _unaligned(x, t, True, False), lambda x, t: _unaligned(x, t, False, False), lambda x, t: _unaligned(x, t, False, True))),
+        Mistake("reduced over the wrong dimension", "Each row should give one number. Which dimension runs along a row?", "Use dim -1.",
+                (lambda x, t: (t * x).logsumexp(0) / t,)),
+        Mistake("t is left out", "It should come closer to the maximum as t grows, and this does not change with t.", "Multiply x by t before exp.",
+                (lambda x, t: x.logsumexp(-1),)),
+        Mistake("a weighted mean", "A mean of x is never above its maximum, and this should be.", "Take the log of the sum of exp(t * x), and divide by t.",
+                (lambda x, t: ((t * x).softmax(-1) * x).sum(-1),)),
         Mistake("not divided by t", "It grows with t, and the maximum does not.", "Divide by t at the end.", (lambda x, t: (t * x).logsumexp(-1),)),
         Mistake("mean instead of sum", "It lies below the maximum, and should lie above it.", "Sum the powers; do not average them.",
                 (lambda x, t: ((t * x).logsumexp(-1) - torch.tensor(float(x.shape[-1])).log()) / t,)),
