@@ -26,6 +26,9 @@ _paper = Exercise(
         Mistake("the probability", "This is the probability of the right class, not yet the loss.", "Take minus the natural log of 1/2.", (0.5,)),
         Mistake("the sign", "A loss is not negative.", "It is minus the log.", (-math.log(2), -0.6931)),
         Mistake("a log to base 2 or 10", "Which base does `torch.log` have?", "Use the natural logarithm, `math.log(2)`.", (1.0, math.log10(2), 0.3010)),
+        Mistake("too few decimals", "Right so far, and four decimals are asked.", "Give one more digit, or `math.log(2)` itself.", (0.69, 0.693, 0.7)),
+        Mistake("a list of one number", "The mean over the rows is a number, not a list.", "Leave the brackets out.", ([math.log(2)], tensor([math.log(2)]))),
+        Mistake("both classes counted", "Only the right class has a part in the loss.", "Take minus the log of one probability of 1/2.", (2 * math.log(2),)),
         Mistake("the logit itself", "The logit of the right class is 0, but the loss is not.", "A loss of 0 would need a probability of 1.", (0.0,)),
     ),
 )
@@ -35,12 +38,18 @@ def my_nll(logp, target):
     return -logp.gather(1, target[:, None]).mean()
 
 
+def _hot_by_columns(logp, target):
+    hot = torch.zeros_like(logp)
+    hot[target, range(len(target))] = 1
+    return -(hot * logp).sum(1).mean()
+
+
 _logp = torch.log_softmax(torch.arange(12.0).view(4, 3).sin() * 3, 1)
 _nll = Exercise(
     id="04.2", title="the negative log-likelihood", kind="write",
     statement="Write `my_nll(logp, target)`: the mean over the rows of minus the log-probability of the right class, for `logp` of shape `[n, classes]` "
               "and `target` of shape `[n]`. Use neither this package's nor PyTorch's loss.",
-    cases=((tensor([[-0.5, -0.9]]), tensor([1])), (torch.log_softmax(tensor([[2.0, 0.0], [1.0, 5.0]]), 1), tensor([0, 0])), (_logp, tensor([2, 0, 1, 1]))),
+    cases=((tensor([[0.75, 0.25]]).log(), tensor([1])), (torch.log_softmax(tensor([[2.0, 0.0], [1.0, 5.0]]), 1), tensor([0, 0])), (_logp, tensor([2, 0, 1, 1]))),
     reference=torch_F.nll_loss, solution=my_nll,
     explanation="`gather` takes one entry from each row. The mean and the sign are all that is left.",
     notice=lambda answer: f"With log-probabilities of an even guess over ten classes it gives {answer(torch.full((2, 10), -math.log(10)), tensor([3, 7])):.4f}.",
@@ -54,7 +63,18 @@ _nll = Exercise(
                 "Each row has its own class: `logp[range(n), target]`, or `gather`.", (lambda logp, target: -logp[:, target].mean(),)),
         Mistake("picked along the wrong dimension", "A target is a class, so it belongs in the second place. On a square input the other way fits by accident.",
                 "`logp[range(n), target]`: rows first, classes second.",
-                (lambda logp, target: -logp[target, range(len(target))].mean(), lambda logp, target: -logp[target].diagonal().mean())),
+                (lambda logp, target: -logp[target, range(len(target))].mean(), lambda logp, target: -logp[target].diagonal().mean(),
+                 lambda logp, target: -logp.gather(0, target[None]).mean(), _hot_by_columns)),
+        Mistake("whole rows picked", "`logp[target]` takes the target for the number of a row.", "Give rows and classes: `logp[range(n), target]`, or `gather` along dimension 1.",
+                (lambda logp, target: -logp[target].mean(), lambda logp, target: -logp[target].sum(1).mean())),
+        Mistake("the mean is missing", "There is a loss for each row, and one number is asked.", "Take the mean of what you picked.",
+                (lambda logp, target: -logp[range(len(target)), target], lambda logp, target: -logp.gather(1, target[:, None]))),
+        Mistake("divided by the number of classes", "A mean over rows divides by the rows. On a square input it is right by accident.", "Divide by `len(target)`.",
+                (lambda logp, target: -logp[range(len(target)), target].sum() / logp.shape[1],)),
+        Mistake("one_hot sized by the targets it saw", "A batch without the last class gets rows that are too short, and they broadcast.",
+                "Give the number of classes: `one_hot(target, logp.shape[1])`.", (lambda logp, target: -(torch_F.one_hot(target) * logp).sum(1).mean(),)),
+        Mistake("the probability instead of its log", "The loss is minus the log-probability.", "Take logp as it is, without exp.",
+                (lambda logp, target: -logp.exp()[range(len(target)), target].mean(),)),
         Mistake("a mean over all classes", "A one-hot product has n times C entries, and most are 0.", "Sum over the classes first, then take the mean over the rows.",
                 (lambda logp, target: -(torch_F.one_hot(target, logp.shape[1]) * logp).mean(),)),
         Mistake("log taken twice", "`logp` holds logs already.", "Do not take another log of it.",
@@ -92,7 +112,18 @@ _repair = Exercise(
         Mistake("softmax taken twice", "Probabilities went in where logits belong.", "Give the logits to `log_softmax`, not their softmax.",
                 (lambda x, t: _picked(x.softmax(1).log_softmax(1), t),)),
         Mistake("log taken twice", "`log_softmax` has taken the log already.", "Leave the second log out.",
-                (lambda x, t: _picked(x.log_softmax(1).log(), t), lambda x, t: _picked(x.log_softmax(1).log_softmax(1).log(), t))),
+                (lambda x, t: _picked(x.log_softmax(1).log(), t),)),
+        Mistake("the log of the mean", "Right for one row. For two, the mean of the logs is not the log of the mean.", "Take the log first, then the mean.",
+                (lambda x, t: -(-_picked(x.softmax(1), t)).log(), lambda x, t: -math.log(-_picked(x.softmax(1), t)))),
+        Mistake("a small number against the infinite log", "The log is finite now, and wrong: at [1000, 0, 3] the loss is 1000.",
+                "Use `log_softmax`, which never forms the probability.",
+                tuple(lambda x, t, e=e: _picked((x.softmax(1) + e).log(), t) for e in (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12, 1e-15, 1e-20, 1e-30))),
+        Mistake("the sign is missing", "The log is there now. A log-probability is negative, and a loss is not.", "Keep the minus.",
+                (lambda x, t: -_picked(x.log_softmax(1), t), lambda x, t: -_picked(x.softmax(1).log(), t))),
+        Mistake("the softmax left out", "A logit is no probability: it may be negative, or larger than 1.", "Use `logits.log_softmax(1)`.",
+                (lambda x, t: _picked(x, t), lambda x, t: _picked(x.log(), t))),
+        Mistake("a whole column for each target", "`[:, target]` takes every row for each target.", "Each row has its own class: `[range(len(target)), target]`.",
+                (lambda x, t: -x.log_softmax(1)[:, t].mean(),)),
         Mistake("softmax over the wrong dimension", "The probabilities of a row should add up to 1.", "The classes are in dimension 1.",
                 (lambda x, t: _picked(x.log_softmax(0), t),)),
         Mistake("only the sign is turned", "A positive number, but the log is still missing.", "The loss is minus the log of the probability.",
@@ -121,6 +152,15 @@ def _gradient(logits, target, right, other):
     return logits.softmax(1) - (right * hot + other * (1 - hot))
 
 
+def _marked_at(where):
+    """`smoothed_gradient` with the right classes marked at other places of the target."""
+    def gradient(x, t, s):
+        wanted = torch.full(x.shape, s / x.shape[1])
+        wanted[where(t)] += 1 - s
+        return (x.softmax(1) - wanted) / len(t)
+    return gradient
+
+
 _smoothed = Exercise(
     id="04.4", title="the gradient with label smoothing", kind="extend",
     statement="Write `smoothed_gradient(logits, target, smoothing)`: the gradient of `cross_entropy(logits, target, label_smoothing=smoothing)`, the mean over "
@@ -138,6 +178,26 @@ _smoothed = Exercise(
                 (lambda x, t, s: _gradient(x, t, 1, 0) / len(t),)),
         Mistake("the right class gives its share away, and nobody gets it", "The target of a row should add up to 1.", "Add smoothing / C to every class.",
                 (lambda x, t, s: _gradient(x, t, 1 - s, 0) / len(t),)),
+        Mistake("the smoothing added to the right class only", "The other classes get their part of the share as well.", "Add smoothing / C to every class.",
+                (lambda x, t, s: _gradient(x, t, 1 - s + s / x.shape[1], 0) / len(t),)),
+        Mistake("the right class's part of the share is missing", "Was a value set where it should have been added to? The target of a row should add up to 1.",
+                "The right class has 1 - smoothing + smoothing / C.", (lambda x, t, s: _gradient(x, t, 1 - s, s / x.shape[1]) / len(t),)),
+        Mistake("the right class keeps its 1", "The target of a row adds up to more than 1.", "What is shared out is taken from the right class: it keeps 1 - smoothing.",
+                (lambda x, t, s: _gradient(x, t, 1 + s / x.shape[1], s / x.shape[1]) / len(t), lambda x, t, s: _gradient(x, t, 1, s / x.shape[1]) / len(t))),
+        Mistake("the share is not divided", "Every class has got the whole share.", "The C classes get smoothing / C each.",
+                (lambda x, t, s: _gradient(x, t, 1 - s, s) / len(t), lambda x, t, s: _gradient(x, t, 1, s) / len(t))),
+        Mistake("the whole gradient scaled by 1 - smoothing", "The even part of the target has a gradient as well.", "Scale the one-hot target, add smoothing / C, then subtract from softmax.",
+                (lambda x, t, s: (1 - s) * _gradient(x, t, 1, 0) / len(t),)),
+        Mistake("divided by rows times classes", "The mean is over the rows.", "Divide by the number of rows only.",
+                (lambda x, t, s: _gradient(x, t, 1 - s + s / x.shape[1], s / x.shape[1]) / x.numel(),)),
+        Mistake("every row gets the classes of all rows", "`[:, target]` marks the columns in every row. For one row it is right by accident.",
+                "Mark one place in each row: `[range(n), target]`.", (_marked_at(lambda t: (slice(None), t)),)),
+        Mistake("target one-hot along the wrong dimension", "A target is a class, and the classes run along a row, in dimension 1.",
+                "Rows first, classes second: `[range(n), target]`.", (_marked_at(lambda t: (t, range(len(t)))), _marked_at(lambda t: t))),
+        Mistake("softmax over the wrong dimension", "The probabilities of a row should add up to 1.", "The classes are in dimension 1.",
+                (lambda x, t, s: (x.softmax(0) - x.softmax(1) + _gradient(x, t, 1 - s + s / x.shape[1], s / x.shape[1])) / len(t),)),
+        Mistake("the rows averaged away", "The gradient has the shape of the logits: each row has its own.", "Divide by the number of rows; do not add the rows up.",
+                (lambda x, t, s: _gradient(x, t, 1 - s + s / x.shape[1], s / x.shape[1]).mean(0),)),
         Mistake("the share goes to the other classes only", "The right class gets a part of the share as well.", "Every one of the C classes gets smoothing / C.",
                 (lambda x, t, s: _gradient(x, t, 1 - s, s / (x.shape[1] - 1)) / len(t),)),
         Mistake("the sign is turned round", "Raising the right class's logit lowers the loss, so its gradient is negative.", "It is softmax minus target.",
@@ -145,4 +205,48 @@ _smoothed = Exercise(
     ),
 )
 
-EXERCISES = [_paper, _nll, _repair, _smoothed]
+# %% ../nbs/90_answers_04.ipynb #1ea4a388
+def mean_loss(logp, target):
+    labelled = target != -100
+    return -logp[labelled].gather(1, target[labelled, None]).mean()
+
+
+def _by_row(logp, target):
+    """A loss for each row, 0 where there is no label."""
+    return -logp.gather(1, target.clamp(min=0)[:, None])[:, 0] * (target != -100)
+
+
+_labelled = Exercise(
+    id="04.5", title="rows that do not count", kind="extend",
+    statement="Some images have no label, and their target is `-100`. Write `mean_loss(logp, target)`: the mean of minus the log-probability of the right class "
+              "over the rows that have a label, for `logp` of shape `[n, classes]`. Use neither this package's nor PyTorch's loss.",
+    cases=((tensor([[0.75, 0.25]]).log(), tensor([0])), (tensor([[0.75, 0.25], [0.5, 0.5]]).log(), tensor([1, -100])),
+           (_logp, tensor([-100, 2, 0, -100]))),
+    reference=torch_F.nll_loss, solution=mean_loss,
+    explanation="The rows without a label are taken out first. What is left is the loss as before, and its mean divides by the rows that are left.",
+    notice=lambda answer: "A hundred more rows without a label do not change it: "
+                          f"{answer(torch.full((102, 10), -math.log(10)), tensor([3, 7] + [-100] * 100)):.4f} for an even guess over ten classes.",
+    hint="Which rows have a label? Take the loss of those only, then their mean.",
+    mistakes=(
+        Mistake("ignored rows counted in the mean", "They add nothing to the sum, and still make the mean smaller.", "Divide by the number of rows that have a label.",
+                (lambda logp, target: _by_row(logp, target).mean(),)),
+        Mistake("-100 used as a class", "There is no class -100 to pick.", "Take the rows with `target != -100` out before you pick.",
+                (lambda logp, target: -logp[range(len(target)), target].mean(), lambda logp, target: -logp.gather(1, target[:, None]).mean())),
+        Mistake("-100 replaced by a class, which then counts", "A row without a label has got one.", "Leave these rows out of the sum and out of the count.",
+                (lambda logp, target: -logp.gather(1, target.clamp(min=0)[:, None]).mean(),
+                 lambda logp, target: -logp.gather(1, target.clamp(min=0)[:, None]).sum() / (target != -100).sum())),
+        Mistake("the wrong rows kept", "These are the rows without a label.", "Keep the rows with `target != -100`.",
+                (lambda logp, target: -logp[target == -100, target[target == -100]].mean(),)),
+        Mistake("class 0 taken for no label", "0 is a class like the others.", "Keep the rows with `target != -100`.",
+                (lambda logp, target: -logp[target > 0].gather(1, target[target > 0, None]).mean(),
+                 lambda logp, target: (_by_row(logp, target) * (target > 0)).sum() / (target > 0).sum())),
+        Mistake("sum instead of mean", "Right for one row with a label, too large for more.", "Divide by the number of rows that have a label.",
+                (lambda logp, target: _by_row(logp, target).sum(),)),
+        Mistake("a loss for each row", "One number is asked.", "Take the mean over the rows that have a label.",
+                (_by_row, lambda logp, target: _by_row(logp, target)[target != -100])),
+        Mistake("the sign is missing", "A loss is not negative, and log-probabilities are.", "Put a minus in front.",
+                (lambda logp, target: -_by_row(logp, target).sum() / (target != -100).sum(),)),
+    ),
+)
+
+EXERCISES = [_paper, _nll, _repair, _smoothed, _labelled]
