@@ -6,6 +6,8 @@
 __all__ = []
 
 # %% ../nbs/90_answers_05.ipynb #06679a1b
+import copy
+
 import torch
 import torch.nn.functional as torch_F
 from torch import nn, tensor
@@ -24,6 +26,11 @@ _last = Exercise(
         Mistake("the last batch dropped", "The rows that are left over make a batch as well.", "Count one more batch than fits in full.", ((833, 20), (833, 60))),
         Mistake("the last batch taken for a full one", "60 does not divide 50,000.", "What is 50,000 minus 833 times 60?", ((834, 60),)),
         Mistake("rows missing instead of rows left", "You have counted what is missing to a full batch.", "Count what is there: 50,000 % 60.", ((834, 40), (833, 40))),
+        Mistake("a batch that is not whole", "A quotient with a fraction says that a batch is not full; it is still a batch.", "Round the number of batches up.",
+                ((50_000 / 60, 20), (833.33, 20), (833.3, 20))),
+        Mistake("nothing in the last batch", "If it had no rows, it would not be there.", "What is 50,000 minus 833 times 60?", ((833, 0), (834, 0))),
+        Mistake("the numbers in the other order", "The number of batches comes first.", "Swap them.", ((20, 834),)),
+        Mistake("one number of two", "Two numbers are asked: how many batches, and how many rows in the last.", "Give both, in parentheses with a comma between them.", (834, 20, 833)),
     ),
 )
 
@@ -36,7 +43,7 @@ _accuracy = Exercise(
     id="05.2", title="accuracy", kind="write",
     statement="Write `my_accuracy(out, yb)`: the share, from 0 to 1, of the rows of `out` whose largest score is at the class in `yb`.",
     cases=((tensor([[0.0, 3.0]]), tensor([1])), (tensor([[0.0, 3.0], [1.0, 4.0]]), tensor([1, 0])),
-           (tensor([[1.0, 0.0, -1.0], [5.0, 6.0, 7.0], [0.0, 1.0, 0.5], [2.0, 1.0, 0.0]]), tensor([0, 2, 0, 0]))),
+           (tensor([[1.0, 0.0, 7.0], [5.0, 6.0, 6.5], [0.0, 1.0, 0.5], [2.0, 1.0, 0.0]]), tensor([2, 2, 1, 1]))),
     reference=lambda out, yb: (out.max(1).indices == yb).double().mean(), solution=my_accuracy,
     explanation="`argmax(1)` is the network's answer for each row; the mean of right and wrong, as 1 and 0, is the share.",
     notice=lambda answer: "It does not change when all scores of a row are doubled: only their order counts.",
@@ -49,9 +56,20 @@ _accuracy = Exercise(
         Mistake("sum instead of mean", "This is how many, not which share.", "Divide by the number of rows.",
                 (lambda out, yb: (out.argmax(1) == yb).sum(), lambda out, yb: (out.argmax(1) == yb).float().sum())),
         Mistake("the share of errors", "It is 1 minus what was asked.", "Count where they are equal.", (lambda out, yb: (out.argmax(1) != yb).float().mean(),)),
+        Mistake("the smallest score", "The network's answer is its largest score.", "Use `argmax`, not `argmin`.", (lambda out, yb: (out.argmin(1) == yb).float().mean(),)),
+        Mistake("in percent", "It is a hundred times what was asked: a share lies between 0 and 1.", "Leave the factor 100 out.",
+                (lambda out, yb: (out.argmax(1) == yb).float().mean() * 100,)),
+        Mistake("right or wrong for each row", "One number is asked.", "Take the mean of right and wrong, as 1 and 0.",
+                (lambda out, yb: out.argmax(1) == yb,)),
+        Mistake("a quotient rounded down", "`//` keeps whole numbers only.", "Divide with `/`, or take the mean of 1 and 0.",
+                (lambda out, yb: (out.argmax(1) == yb).sum() // len(yb),)),
+        Mistake("divided by the number of scores", "A row counts once, however many scores it has.", "Divide by `len(yb)`.",
+                (lambda out, yb: (out.argmax(1) == yb).sum() / out.numel(),)),
+        Mistake("a dimension too many, so that it broadcasts", "Every answer is compared with every target, n times n of them.",
+                "Use `argmax(1)` without keepdim: shape [n], as yb has.", (lambda out, yb: (out.argmax(1, keepdim=True) == yb).float().mean(),)),
         Mistake("scores compared with classes", "`max` gives scores, not places.", "Use `argmax`, or the indices that `max(1)` returns.",
                 (lambda out, yb: (out.max(1).values == yb).float().mean(), lambda out, yb: (out.amax(1) == yb).float().mean())),
-        Mistake("a mean of numbers that are whole", "`mean` refuses True and False.", "Turn them into numbers first: `.float()`.",
+        Mistake("a mean of True and False", "`mean` refuses True and False.", "Turn them into numbers first: `.float()`.",
                 (lambda out, yb: (out.argmax(1) == yb).mean(),)),
     ),
 )
@@ -69,12 +87,14 @@ def _linear():
 
 
 def _after_two_steps(step, model, xb, yb, lr):
-    """The parameters after the first and the second step."""
-    found = {}
+    """The parameters after the first and the second step; None for a step that does not even call the model."""
+    found, calls, before = {}, [], copy.deepcopy(model.state_dict())
+    model.register_forward_hook(lambda *event: calls.append(event))
     for number in ("first", "second"):
         step(model, xb, yb, lr)
         found |= {f"{name} after the {number} step": p.detach().clone() for name, p in model.named_parameters()}
-    return found
+    untouched = all(p.equal(before[name]) for name, p in model.named_parameters())
+    return None if untouched and not calls else found
 
 
 def my_step(model, xb, yb, lr):
@@ -93,10 +113,10 @@ def _by_definition(model, xb, yb, lr):
         p.data = p.data - lr * g
 
 
-def _variant(factor=lambda lr: -lr, zero=True, biases=True, reduction="mean", guarded=True):
+def _variant(factor=lambda lr: -lr, zero=True, biases=True, reduction="mean", guarded=True, scores=lambda out: out):
     """A training step with something changed; `factor` is what the gradient is multiplied by."""
     def step(model, xb, yb, lr):
-        torch_F.cross_entropy(model(xb), yb, reduction=reduction).backward()
+        torch_F.cross_entropy(scores(model(xb)), yb, reduction=reduction).backward()
         with torch.set_grad_enabled(not guarded):
             for p in model.parameters():
                 if biases or p.dim() > 1:
@@ -104,6 +124,18 @@ def _variant(factor=lambda lr: -lr, zero=True, biases=True, reduction="mean", gu
                 if zero:
                     p.grad.zero_()
     return step
+
+
+def _without_backward(model, xb, yb, lr):
+    torch_F.cross_entropy(model(xb), yb)
+    with torch.no_grad():
+        for p in model.parameters():
+            p -= lr * p.grad
+
+
+def _all_inside_no_grad(model, xb, yb, lr):
+    with torch.no_grad():
+        torch_F.cross_entropy(model(xb), yb).backward()
 
 
 _step = Exercise(
@@ -124,6 +156,16 @@ _step = Exercise(
         Mistake("the biases not updated", "The weights are right, the biases stay.", "Go through all of `model.parameters()`.", (_variant(biases=False),)),
         Mistake("the learning rate applied twice", "The step is too short by the factor lr.", "Multiply the gradient by `lr` once.", (_variant(lambda lr: -lr * lr),)),
         Mistake("sum instead of mean", "The step is too long by the number of rows.", "The loss is the mean over the rows.", (_variant(reduction="sum"),)),
+        Mistake("no parameter has changed", "Both steps left the model as it was. `p = p - lr * p.grad` makes a new tensor, and a gradient that is zero already moves nothing.",
+                "Change p in place, `p -= lr * p.grad`, and set the gradient to zero after that.", (_variant(lambda lr: 0),)),
+        Mistake("the gradient is not there", "`p.grad` is None: `backward` has not filled it, or it was cleared before it was used.",
+                "Call `loss.backward()` before the update, and clear each gradient only after its own update.", (_without_backward,)),
+        Mistake("the loss computed inside no_grad", "Without a record of how the loss came about, there is nothing to go back through.",
+                "Only the update belongs into `with torch.no_grad():`.", (_all_inside_no_grad,)),
+        Mistake("softmax taken twice", "`cross_entropy` takes logits, and makes the softmax itself.", "Give it `model(xb)` as it is.",
+                (_variant(scores=lambda out: out.softmax(1)), _variant(scores=lambda out: out.softmax(1).log_softmax(1)))),
+        Mistake("divided by the number of rows twice", "The step is too short by the number of rows.", "The loss is a mean already: leave the division out.",
+                (_variant(lambda lr: -lr / len(_x)),)),
         Mistake("the learning rate left out", "The step is the whole gradient.", "Multiply the gradient by `lr`.", (_variant(lambda lr: -1),)),
     ),
 )
@@ -156,6 +198,19 @@ _batches = Exercise(
                 (lambda x, y, bs: [(x[i : i + bs], y[i : i + bs]) for i in range(len(x))],)),
         Mistake("an empty batch at the end", "When bs divides the number of rows, nothing is left.", "Stop before `len(x)`: `range(0, len(x), bs)`.",
                 (lambda x, y, bs: [(x[i * bs : i * bs + bs], y[i * bs : i * bs + bs]) for i in range(len(x) // bs + 1)],)),
+        Mistake("only the first batch", "`return` ends the function, and the loop with it.", "Use `yield`, or collect the pairs in a list and return it after the loop.",
+                (lambda x, y, bs: (x[:bs], y[:bs]), lambda x, y, bs: [(x[:bs], y[:bs])])),
+        Mistake("a slice that ends at bs", "The second number of a slice is a place, not a length.", "Take `x[i : i + bs]`.",
+                (lambda x, y, bs: [(x[i:bs], y[i:bs]) for i in range(0, len(x), bs)],)),
+        Mistake("a list without pairs", "Each batch should be a pair of its own, `(xb, yb)`.", "Append the pair: `found.append((xb, yb))`.",
+                (lambda x, y, bs: [part for i in range(0, len(x), bs) for part in (x[i : i + bs], y[i : i + bs])],)),
+        Mistake("the number of a batch taken for its first row", "Batch number 1 begins at row bs, not at row 1.", "Count the rows: `range(0, len(x), bs)`.",
+                (lambda x, y, bs: [(x[i : i + bs], y[i : i + bs]) for i in range(len(x) // bs)],
+                 lambda x, y, bs: [(x[i : i + bs], y[i : i + bs]) for i in range(-(-len(x) // bs))])),
+        Mistake("the first row left out", "The rows are counted from 0.", "Begin at 0: `range(0, len(x), bs)`.",
+                (lambda x, y, bs: [(x[i : i + bs], y[i : i + bs]) for i in range(1, len(x), bs)],)),
+        Mistake("only the inputs", "The targets of a batch belong to it.", "Yield the pair `x[i : i + bs], y[i : i + bs]`.",
+                (lambda x, y, bs: [x[i : i + bs] for i in range(0, len(x), bs)],)),
         Mistake("the targets are not cut", "Each xb comes with all of y.", "Slice y as you slice x.", (lambda x, y, bs: [(x[i : i + bs], y) for i in range(0, len(x), bs)],)),
         Mistake("a row short", "A slice ends before its second number.", "Take `x[i : i + bs]`.",
                 (lambda x, y, bs: [(x[i : i + bs - 1], y[i : i + bs - 1]) for i in range(0, len(x), bs)],)),
