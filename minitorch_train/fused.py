@@ -287,7 +287,7 @@ class _LinearRows(Function):
     """The losses of single rows; `backward`, told how much of each is asked for, starts anew."""
 
     @staticmethod
-    def forward(ctx, shares: _Shares, chunk_rows: int, weight: Tensor | None, *layer) -> Tensor:
+    def forward(ctx, shares: _Shares, chunk_rows: int, weight: Tensor | None, *layer: Tensor) -> Tensor:
         ctx.save_for_backward(weight, *layer)
         ctx.shares, ctx.chunk_rows = shares, chunk_rows
         return _linear_loss(*layer, shares, weight, chunk_rows, (False,) * 3)[0]
