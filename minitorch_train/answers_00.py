@@ -28,10 +28,12 @@ _both_ways = Exercise(
         Mistake("taken for symmetric", "Swapping the two changes what the thousandth is taken of.", "1.0005 is below 0.001 times one of them, and above 0.001 times the other.",
                 ((True, True), (False, False))),
         Mistake("measured on the first number", "The relative room is a thousandth of the second argument.", "Take 0.001 times 1001.0005 first.", ((False, True),)),
+        Mistake("one answer for two questions", "There are two calls, so two answers.", "Give a tuple such as `(False, False)`, with your two answers in it.",
+                (True, False, (True,), (False,))),
     ),
 )
 
-# %% ../nbs/90_answers_00.ipynb #b55ab2c5
+# %% ../nbs/90_answers_00.ipynb #c30353e4
 def my_near(a, b, rtol=1e-3, atol=1e-5):
     return a.shape == b.shape and bool(((a - b).abs() <= atol + rtol * b.abs()).all())
 
@@ -45,8 +47,9 @@ _near_tensors = Exercise(
     statement="Write `my_near(a, b, rtol=1e-3, atol=1e-5)` for two tensors: `True` when they have the same shape and every number of `a` is within "
               "`atol + rtol * abs(b)` of the number of `b` in its place, else `False`.",
     cases=((tensor([1.0]), tensor([1.0])), (tensor([1.0]), tensor([2.0])), (tensor([2.0]), tensor([1.0])), (tensor([1000.0]), tensor([1000.5])),
-           (tensor([0.0]), tensor([9e-6])), (tensor([-1000.0]), tensor([-1000.5])), (tensor([1.0, 1.0]), tensor([1.0, 5.0])),
-           (tensor([0.0, 2.0]), tensor([1.0, 1.0])), (tensor([1.0, 1.0]), tensor([[1.0, 1.0], [1.0, 1.0]])), (tensor([torch.nan]), tensor([torch.nan]))),
+           (tensor([0.0]), tensor([5e-9])), (tensor([0.0]), tensor([9e-6])), (tensor([-1000.0]), tensor([-1000.5])), (tensor([1.0005e-5]), tensor([0.0])),
+           (tensor([0.0]), tensor([1.0005e-5])), (tensor([1.0, 1.0]), tensor([1.0, 5.0])), (tensor([0.0, 2.0]), tensor([1.0, 1.0])),
+           (tensor([1000.0, 0.0]), tensor([1000.0, 0.5])), (tensor([1.0, 1.0]), tensor([[1.0, 1.0], [1.0, 1.0]])), (tensor([torch.nan]), tensor([torch.nan]))),
     reference=_reference, solution=my_near,
     explanation="The shapes first, since a comparison would broadcast; then the distance of each pair against the room it has; then `all`.",
     notice=lambda answer: "nan is near nothing, not even itself: every comparison with it is False.",
@@ -56,14 +59,31 @@ _near_tensors = Exercise(
                 (lambda a, b: a.shape == b.shape and bool((a - b <= 1e-5 + 1e-3 * b.abs()).all()),)),
         Mistake("only an absolute tolerance", "1000 and 1000.5 are near, relative to their size.", "Add `rtol * b.abs()` to the room.",
                 (lambda a, b: a.shape == b.shape and bool(((a - b).abs() <= 1e-5).all()),)),
+        Mistake("the tolerances of torch.allclose", "Without being told, `torch.allclose` allows a hundred-thousandth, not a thousandth.", "Hand `rtol` and `atol` on to it.",
+                (lambda a, b: a.shape == b.shape and torch.allclose(a, b), lambda a, b: torch.allclose(a, b))),
+        Mistake("only equal numbers pass", "Two numbers may differ a little and still be near.", "Compare `(a - b).abs()` with `atol + rtol * b.abs()`.",
+                (lambda a, b: a.shape == b.shape and bool((a == b).all()), lambda a, b: bool((a == b).all()),
+                 lambda a, b: a.shape == b.shape and bool(((a - b).abs() <= 1e-5 * 1e-3 * b.abs()).all()))),
+        Mistake("an answer for each pair", "One `True` or `False` is asked for all pairs together.", "End with `.all()`.",
+                (lambda a, b: (a - b).abs() <= 1e-5 + 1e-3 * b.abs(), lambda a, b: a.shape == b.shape and (a - b).abs() <= 1e-5 + 1e-3 * b.abs())),
         Mistake("only a relative tolerance", "A thousandth of nearly nothing is nothing.", "Add `atol` to the room.",
                 (lambda a, b: a.shape == b.shape and bool(((a - b).abs() <= 1e-3 * b.abs()).all()),)),
         Mistake("any instead of all", "One pair that is near is not enough.", "End with `.all()`.",
                 (lambda a, b: a.shape == b.shape and bool(((a - b).abs() <= 1e-5 + 1e-3 * b.abs()).any()),)),
         Mistake("shapes are not compared", "A row and a square are compared by repeating the row.", "Begin with `a.shape == b.shape`.",
                 (lambda a, b: bool(((a - b).abs() <= 1e-5 + 1e-3 * b.abs()).all()),)),
-        Mistake("the mean distance", "Two errors in opposite directions, or one among many, disappear in a mean.", "Look at every pair: `.all()`.",
-                (lambda a, b: a.shape == b.shape and bool((a - b).mean().abs() <= 1e-5 + 1e-3 * b.abs().mean()),)),
+        Mistake("one distance and one room for all", "In a mean, a sum or a maximum, a large number lends its room to a small one.", "Look at every pair by itself, then `.all()`.",
+                (lambda a, b: a.shape == b.shape and bool((a - b).mean().abs() <= 1e-5 + 1e-3 * b.abs().mean()),
+                 lambda a, b: a.shape == b.shape and bool((a - b).abs().mean() <= 1e-5 + 1e-3 * b.abs().mean()),
+                 lambda a, b: a.shape == b.shape and bool((a - b).abs().sum() <= 1e-5 + 1e-3 * b.abs().sum()),
+                 lambda a, b: a.shape == b.shape and bool((a - b).abs().max() <= 1e-5 + 1e-3 * b.abs().max()))),
+        Mistake("measured on the first number", "The room is a part of the second number, b.", "The room is `atol + rtol * b.abs()`.",
+                (lambda a, b: a.shape == b.shape and bool(((a - b).abs() <= 1e-5 + 1e-3 * a.abs()).all()),)),
+        Mistake("measured on the larger number", "The room is a part of b, even where a is larger: near is not symmetric.", "The room is `atol + rtol * b.abs()`.",
+                (lambda a, b: a.shape == b.shape and bool(((a - b).abs() <= 1e-5 + 1e-3 * torch.maximum(a.abs(), b.abs())).all()),)),
+        Mistake("nan passes for near", "No comparison with nan is true, so none is far either.", "Ask whether all pairs are within their room, not whether none is outside.",
+                (lambda a, b: a.shape == b.shape and not bool(((a - b).abs() > 1e-5 + 1e-3 * b.abs()).any()),
+                 lambda a, b: a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True))),
         Mistake("no absolute value of b", "For negative numbers the room becomes negative.", "The room is `atol + rtol * b.abs()`.",
                 (lambda a, b: a.shape == b.shape and bool(((a - b).abs() <= 1e-5 + 1e-3 * b).all()),)),
     ),
@@ -74,7 +94,7 @@ def _verdict(pair):
     """What a comparison without shapes says of a pair of tensors."""
     if pair is None:
         return None
-    if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(x, Tensor) for x in pair)):
+    if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(x, Tensor) for x in pair)):
         return "this is not a tuple of two tensors"
     a, b = pair
     try:
@@ -94,10 +114,10 @@ _equal = Exercise(
     notice=lambda answer: f"Shapes {list(answer[0].shape)} and {list(answer[1].shape)}: this is why `test_eq` compares the shapes first.",
     hint="A shape is stretched when a size is 1 or missing. What happens to the numbers?",
     mistakes=(
-        Mistake("the shapes are the same", "These two are equal in every sense.", "Repeat a number in one of them.", ((tensor([1.0]), tensor([1.0])),)),
-        Mistake("the numbers differ", "It sees that.", "Let all numbers be the same, such as 1, and only the shapes different.", ((tensor([1.0, 2.0]), tensor(1.0)),)),
-        Mistake("shapes that do not broadcast", "Sizes 2 and 3 cannot be brought together.", "One of the sizes should be 1, or missing.", ((torch.ones(2), torch.ones(3)),)),
-        Mistake("not two tensors", "It should be a tuple such as `(tensor([1.0]), tensor([2.0]))`.", "Write `torch.tensor` around each of the two.", (([1.0], 1.0), 5)),
+        Mistake("the shapes are the same", "There is no difference in shape that the comparison could miss.", "Repeat a number in one of them.", ((tensor([1.0]), tensor([1.0])),)),
+        Mistake("the numbers differ", "The comparison sees that.", "Let all numbers be the same, such as 1, and only the shapes different.", ((tensor([1.0, 2.0]), tensor(1.0)),)),
+        Mistake("shapes that do not broadcast", "Two sizes can be brought together when they are the same, or when one of them is 1.", "One of the sizes should be 1, or missing.", ((torch.ones(2), torch.ones(3)),)),
+        Mistake("not two tensors", "It should be a tuple such as `(tensor([1.0]), tensor([2.0]))`.", "Two tensors between round brackets, with a comma between them.", (([1.0], 1.0), 5, (tensor([1.0]),))),
     ),
 )
 
@@ -114,18 +134,28 @@ _worst = Exercise(
     id="00.4", title="where they differ most", kind="repair",
     statement="`worst(a, b)` should return the position at which two tensors of shape `[n]` differ most. Repair it.",
     cases=((tensor([0.0, 5.0]), tensor([1.0, 5.0])), (tensor([9.0, 0.0]), tensor([0.0, 5.0])), (tensor([-9.0, 1.0]), tensor([0.0, 0.0])),
-           (tensor([1.0, 2.0, 9.0]), tensor([4.0, 2.0, 7.0])), (tensor([3.0, -4.0, 0.0]), tensor([3.0, 4.0, 7.0]))),
+           (tensor([100.0, 1.0]), tensor([110.0, 2.0])), (tensor([1.0, 2.0, 9.0]), tensor([4.0, 2.0, 7.0])), (tensor([5.0, 0.0, 1.0]), tensor([5.0, 3.0, 0.0])),
+           (tensor([3.0, -4.0, 0.0]), tensor([3.0, 4.0, 7.0]))),
     reference=lambda a, b: max(range(len(a)), key=lambda i: abs(a[i] - b[i])), solution=worst, given=_signed,
     explanation="A difference of -8 is larger than one of 2. The size is what counts, so the absolute value comes first.",
     notice=lambda answer: "It does not matter which of the two comes first.",
     hint="Which differences are negative, and what does argmax make of them?",
     mistakes=(
-        Mistake("the size instead of the position", "This is how much they differ, not where.", "Use `argmax`.", (lambda a, b: (a - b).abs().max().item(),)),
+        Mistake("the size instead of the position", "This is how much they differ, not where.", "Use `argmax`.",
+                (lambda a, b: (a - b).abs().max().item(), lambda a, b: (a - b).max().item(), lambda a, b: (a - b).max().abs().item())),
+        Mistake("the size and the position", "With a dimension, `max` returns two things: the largest value and its position.", "Use `argmax`, which returns the position alone.",
+                (lambda a, b: (a - b).abs().max(0), lambda a, b: (a - b).max(0))),
+        Mistake("all the differences", "These are the differences. Which of them is the largest?", "End with `.argmax().item()`.",
+                (lambda a, b: a - b, lambda a, b: (a - b).abs())),
+        Mistake("the position in one tensor alone", "A number can be large in both tensors, and the same.", "Look at the difference: `(a - b).abs()`.",
+                (lambda a, b: a.argmax().item(), lambda a, b: b.argmax().item(), lambda a, b: a.abs().argmax().item(), lambda a, b: b.abs().argmax().item())),
+        Mistake("measured against the size of the numbers", "From 100 to 110 it is further than from 1 to 2, though a smaller part.", "Do not divide: `(a - b).abs()`.",
+                (lambda a, b: ((a - b).abs() / b.abs()).argmax().item(), lambda a, b: ((a - b).abs() / a.abs()).argmax().item())),
         Mistake("where they differ least", "This is the other end.", "Use `argmax`, not `argmin`.", (lambda a, b: (a - b).abs().argmin().item(),)),
         Mistake("the signs are lost too early", "The absolute values of a and b are not the absolute value of their difference.", "Subtract first: `(a - b).abs()`.",
                 (lambda a, b: (a.abs() - b.abs()).abs().argmax().item(), lambda a, b: (a.abs() - b.abs()).argmax().item())),
         Mistake("turned the other way round", "Now the other sign is missed.", "Take the absolute value, so that no sign is missed.",
-                (lambda a, b: (b - a).argmax().item(),)),
+                (lambda a, b: (b - a).argmax().item(), lambda a, b: (a - b).argmin().item())),
     ),
 )
 
