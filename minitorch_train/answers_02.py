@@ -8,27 +8,32 @@ __all__ = []
 # %% ../nbs/90_answers_02.ipynb #cca002e2
 import torch
 from torch import nn, tensor
+from torch.nn.functional import linear
 
 from minitorch_train.exercises import Exercise, Mistake, value
 
 # %% ../nbs/90_answers_02.ipynb #ddcbc3ea
-_counted = sum(p.numel() for p in nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10)).parameters())
+_counted = sum(p.numel() for p in nn.Sequential(nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 10)).parameters())
 
 _parameters = Exercise(
     id="02.1", title="counting parameters", kind="predict",
-    statement="How many parameters does `Model(784, 100, 10)` have? Work it out on paper, then replace the dots by the number.",
-    cases=((),), observe=value, reference=_counted, given=..., solution=784 * 100 + 100 + 100 * 10 + 10,
-    explanation="Each neuron has a weight for each of its inputs, and a bias: 100 times 785, and 10 times 101.",
-    notice=lambda answer: f"{784 * 100 / answer:.0%} of them are the weights of the first layer.",
+    statement="For images of 8 by 8 pixels: how many parameters does `Model(64, 20, 10)` have? Work it out on paper, then replace the dots by the number.",
+    cases=((),), observe=value, reference=_counted, given=..., solution=64 * 20 + 20 + 20 * 10 + 10,
+    explanation="Each neuron has a weight for each of its inputs, and a bias: 20 times 65, and 10 times 21.",
+    notice=lambda answer: f"{64 * 20 / answer:.0%} of them are the weights of the first layer.",
     hint="Count the first layer and the second layer apart: weights first, then biases.",
     mistakes=(
-        Mistake("the biases are missing", "A neuron has something besides its weights.", "Add a bias for each of the 100 + 10 neurons.", (784 * 100 + 100 * 10,)),
-        Mistake("the biases of one layer are missing", "Both layers have biases.", "Add 100 for the first layer and 10 for the last.",
-                (784 * 100 + 100 + 100 * 10, 784 * 100 + 100 * 10 + 10)),
-        Mistake("the sizes added instead of multiplied", "Every input is connected to every neuron.", "A layer from 784 to 100 has 784 times 100 weights.",
-                (784 + 100 + 10, 784 + 100 + 100 + 10)),
-        Mistake("the inputs connected to the scores", "Nothing leads from the inputs past the hidden layer.", "There are two products: 784 by 100, and 100 by 10.",
-                (784 * 100 * 10, 784 * 10 + 784 * 100)),
+        Mistake("the biases are missing", "A neuron has something besides its weights.", "Add a bias for each of the 20 + 10 neurons.", (64 * 20 + 20 * 10,)),
+        Mistake("the biases of one layer are missing", "Both layers have biases.", "Add 20 for the first layer and 10 for the last.",
+                (64 * 20 + 20 + 20 * 10, 64 * 20 + 20 * 10 + 10)),
+        Mistake("one bias for a whole layer", "Each neuron has a bias of its own.", "Add 20 biases for the first layer and 10 for the last.", (64 * 20 + 1 + 20 * 10 + 1,)),
+        Mistake("a bias for each input", "A bias belongs to a neuron, not to what comes in.", "Add a bias for each of the 20 + 10 neurons.", (64 * 20 + 64 + 20 * 10 + 20,)),
+        Mistake("the first layer only", "The scores are made by a second layer.", "Add 20 times 10 weights and 10 biases.", (64 * 20, 64 * 20 + 20, 64 * 20 + 20 + 10)),
+        Mistake("the sizes added instead of multiplied", "Every input is connected to every neuron.", "A layer from 64 to 20 has 64 times 20 weights.",
+                (64 + 20 + 10, 64 + 20 + 20 + 10)),
+        Mistake("the inputs connected to the scores", "Nothing leads from the inputs past the hidden layer.", "There are two products: 64 by 20, and 20 by 10.",
+                (64 * 20 * 10, 64 * 10 + 64 * 20, 65 * 30, 64 * 10, 64 * 10 + 10)),
+        Mistake("tensors counted, not the numbers in them", "Each number in a weight or a bias is a parameter.", "Add up how many numbers the two weights and two biases hold.", (4, 2)),
     ),
 )
 
@@ -41,13 +46,16 @@ _shape = Exercise(
     notice=lambda answer: f"{answer[0]} times {answer[1]} rows go in, and as many rows of {answer[2]} scores come out.",
     hint="Which dimension do the layers work on?",
     mistakes=(
-        Mistake("the rows run together", "Nothing puts the first two dimensions into one.", "The first two sizes stay as they are.", ((10, 10), (2, 10), (5, 10))),
-        Mistake("the hidden layer's size", "This is what comes out of the first layer.", "The last layer turns 50 into 10.", ((2, 5, 50),)),
-        Mistake("the inputs are still there", "The 784 numbers of an input are turned into scores.", "The last size becomes 10.", ((2, 5, 784), (2, 5, 784, 10))),
+        Mistake("the rows run together", "Nothing puts the first two dimensions into one.", "The first two sizes stay as they are.", ((10, 10),)),
+        Mistake("a dimension got lost", "As many dimensions come out as go in.", "Only the last of the three sizes changes.", ((2, 10), (5, 10), (10,), 10, (2, 5))),
+        Mistake("the hidden layer's size", "50 numbers come out of the first layer, and go into the last.", "The last layer turns 50 into 10.", ((2, 5, 50), (2, 5, 50, 10), (2, 50, 10))),
+        Mistake("the inputs are still there", "The 784 numbers of an input are turned into scores.", "The last size becomes 10.", ((2, 5, 784), (2, 5, 784, 10), (784, 10), (10, 784))),
+        Mistake("the sizes in another order", "The layers move no dimension.", "The scores take the place of the 784 numbers.", ((2, 10, 5), (10, 2, 5), (5, 2, 10), (5, 10, 2), (10, 5, 2))),
+        Mistake("the largest score only", "The model gives ten scores and leaves the choice to others.", "The last size becomes 10.", ((2, 5, 1),)),
     ),
 )
 
-# %% ../nbs/90_answers_02.ipynb #4ad13a12
+# %% ../nbs/90_answers_02.ipynb #fcdaafe1
 def my_linear(x, weight, bias):
     return x @ weight.T + bias
 
@@ -57,18 +65,35 @@ _layer = Exercise(
     statement="Write `my_linear(x, weight, bias)`, which computes what `nn.Linear` does: `x` has shape `[n, n_in]`, `weight` `[n_out, n_in]` and `bias` `[n_out]`. "
               "Each row of `weight` belongs to one neuron.",
     cases=((tensor([[1.0, 2.0]]), tensor([[1.0, 0.0], [2.0, 1.0]]), tensor([0.0, 5.0])),
+           (tensor([[1.0, -2.0]]), tensor([[1.0, 0.0], [2.0, 3.0]]), tensor([0.0, 1.0])),
            (tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), tensor([0.0, 1.0, 10.0]))),
-    reference=nn.functional.linear, solution=my_linear,
+    reference=linear, solution=my_linear,
     explanation="A neuron multiplies and adds along its row of `weight`; as a matrix product, that is `x @ weight.T`.",
     notice=lambda answer: "It takes a batch of any size.",
     hint="Write the shapes down: [n, n_in] and [n_out, n_in] should become [n, n_out].",
     mistakes=(
         Mistake("the bias is left out", "The result is right only where the bias is 0.", "Add `bias` at the end.", (lambda x, w, b: x @ w.T,)),
+        Mistake("a ReLU at the end", "What is below 0 should stay below 0: the bend is not a part of the layer.", "Return `x @ weight.T + bias` as it is.",
+                (lambda x, w, b: (x @ w.T + b).relu(), lambda x, w, b: (x @ w.T).relu() + b)),
+        Mistake("multiplied number by number", "A neuron adds up what it multiplied; `*` does not.", "Use `@`.", (lambda x, w, b: x * w + b, lambda x, w, b: x * w.T + b)),
+        Mistake("one row only", "There is a row of results for each row of x, also when x has one row.", "Use `x @ weight.T`, which works on all rows.",
+                (lambda x, w, b: (x * w).sum(-1) + b, lambda x, w, b: w @ x[0] + b)),
         Mistake("weight is not transposed", "With a square weight the shapes fit by accident, and the numbers are wrong.", "Multiply by `weight.T`.",
                 (lambda x, w, b: x @ w + b,)),
+        Mistake("reshaped instead of transposed", "A reshape keeps the numbers in their order, and a transpose does not.", "Multiply by `weight.T`.",
+                (lambda x, w, b: x @ w.reshape(w.shape[1], w.shape[0]) + b,)),
+        Mistake("the bias stands upright", "With the bias in a column, each row gets another bias, not each neuron.", "Add `bias` as it is: a row.", (lambda x, w, b: x @ w.T + b[:, None],)),
+        Mistake("one number for the whole bias", "Each neuron has a bias of its own.", "Add `bias` as it is.", (lambda x, w, b: x @ w.T + b.sum(), lambda x, w, b: x @ w.T + b.mean())),
+        Mistake("the bias multiplied with the inputs", "The bias is added after the inputs have been multiplied and added up.", "Write `x @ weight.T + bias`.",
+                (lambda x, w, b: x @ (w.T + b), lambda x, w, b: (x + b) @ w.T)),
+        Mistake("the bias as a factor", "A bias is added.", "Write `x @ weight.T + bias`.", (lambda x, w, b: (x @ w.T) * b,)),
+        Mistake("added up over the neurons", "Each neuron gives a number of its own.", "Do not sum after the product.", (lambda x, w, b: (x @ w.T + b).sum(-1), lambda x, w, b: (x @ w.T + b).sum(-1, keepdim=True))),
+        Mistake("reduced over the wrong dimension", "A neuron adds up over its inputs: along a row of `weight`.", "Use `x @ weight.T`, or add up over the last dimension.",
+                (lambda x, w, b: (x[:, None] * w).sum(1) + b,)),
         Mistake("the bias is subtracted", "The sign of the bias is turned round.", "Add `bias`.", (lambda x, w, b: x @ w.T - b,)),
-        Mistake("the factors in the other order", "The result should have one row for each row of x.", "x comes first: `x @ weight.T`.",
-                (lambda x, w, b: w @ x.T + b, lambda x, w, b: (w @ x.T) + b[:, None])),
+        Mistake("x is not first, or not as it is", "The result should have one row for each row of x.", "x comes first, and is not transposed: `x @ weight.T`.",
+                (lambda x, w, b: w @ x.T + b, lambda x, w, b: w @ x.T + b[:, None], lambda x, w, b: w @ x + b, lambda x, w, b: w.T @ x + b,
+                 lambda x, w, b: x.T @ w.T + b)),
     ),
 )
 
@@ -81,7 +106,7 @@ _merge = Exercise(
     id="02.4", title="two layers with nothing between them", kind="extend",
     statement="Two linear layers in a row, with nothing between them, are one linear layer. Write `merge(w1, b1, w2, b2)`: it returns that layer's weight and bias, as a tuple.",
     cases=((tensor([[2.0]]), tensor([1.0]), tensor([[3.0]]), tensor([5.0])),
-           (tensor([[1.0, 2.0], [0.0, 1.0]]), tensor([1.0, -1.0]), tensor([[0.0, 1.0], [3.0, 1.0]]), tensor([0.0, 5.0])),
+           (tensor([[1.0, -2.0], [0.0, 1.0]]), tensor([1.0, -1.0]), tensor([[0.0, 1.0], [3.0, -1.0]]), tensor([0.0, 5.0])),
            (torch.arange(12.0).view(3, 4), tensor([1.0, 0.0, 2.0]), torch.arange(6.0).view(2, 3), tensor([1.0, -1.0]))),
     reference=lambda w1, b1, w2, b2: (torch.einsum("oh,hi->oi", w2, w1), torch.einsum("oh,h->o", w2, b1) + b2), solution=merge,
     explanation="w2 (w1 x + b1) + b2 = (w2 w1) x + (w2 b1 + b2).",
@@ -89,15 +114,94 @@ _merge = Exercise(
     hint="Write the second layer's formula, put the first one's in place of its input, and multiply out.",
     mistakes=(
         Mistake("the weights in the wrong order", "The first layer acts first, so it stands next to the input. On square weights the other order fits by accident.",
-                "The weight is `w2 @ w1`.", (lambda w1, b1, w2, b2: (w1 @ w2, w2 @ b1 + b2), lambda w1, b1, w2, b2: (w1.T @ w2.T, w2 @ b1 + b2),
-                 lambda w1, b1, w2, b2: (w1 @ w2, b1 @ w2 + b2))),
+                "The weight is `w2 @ w1`.", (lambda w1, b1, w2, b2: (w1 @ w2, w2 @ b1 + b2), lambda w1, b1, w2, b2: (w1 @ w2, b1 @ w2 + b2), lambda w1, b1, w2, b2: (w1 @ w2, b1 + b2),
+                 lambda w1, b1, w2, b2: (w1 @ w2, w2.T @ b1 + b2), lambda w1, b1, w2, b2: (w1 @ w2, b1 @ w2.T + b2))),
+        Mistake("the weight comes out transposed", "Its shape should be [n_out, n_in], like that of every weight.", "The weight is `w2 @ w1`.",
+                (lambda w1, b1, w2, b2: (w1.T @ w2.T, w2 @ b1 + b2), lambda w1, b1, w2, b2: (w1.T @ w2.T, b1 @ w2.T + b2))),
+        Mistake("one of the weights transposed", "Write the shapes down: [n_out, nh] and [nh, n_in] fit as they are.", "The weight is `w2 @ w1`.",
+                (lambda w1, b1, w2, b2: (w2 @ w1.T, w2 @ b1 + b2), lambda w1, b1, w2, b2: (w2.T @ w1, w2 @ b1 + b2),
+                 lambda w1, b1, w2, b2: (w1.T @ w2, w2 @ b1 + b2), lambda w1, b1, w2, b2: (w1 @ w2.T, w2 @ b1 + b2))),
+        Mistake("the first bias through the columns of w2", "A neuron's weights are a row of w2.", "The bias is `w2 @ b1 + b2`.",
+                (lambda w1, b1, w2, b2: (w2 @ w1, b1 @ w2 + b2), lambda w1, b1, w2, b2: (w2 @ w1, w2.T @ b1 + b2))),
+        Mistake("both biases through the second layer", "The second bias is added at the very end; no layer comes after it.", "The bias is `w2 @ b1 + b2`.",
+                (lambda w1, b1, w2, b2: (w2 @ w1, w2 @ (b1 + b2)),)),
+        Mistake("a bias through the first layer", "The first bias is added after the first layer, so it meets only the second.", "The bias is `w2 @ b1 + b2`.",
+                (lambda w1, b1, w2, b2: (w2 @ w1, w1 @ b1 + b2), lambda w1, b1, w2, b2: (w2 @ w1, w1 @ b2 + b1))),
+        Mistake("a bend between them", "There is nothing between these two layers, so nothing is set to 0.", "Leave the ReLU out.",
+                (lambda w1, b1, w2, b2: (w2 @ w1.relu(), w2 @ b1.relu() + b2), lambda w1, b1, w2, b2: (w2 @ w1.relu(), w2 @ b1 + b2),
+                 lambda w1, b1, w2, b2: (w2 @ w1, w2 @ b1.relu() + b2))),
+        Mistake("the weights are added", "One layer works on what the other gives: that is a product.", "The weight is `w2 @ w1`.",
+                (lambda w1, b1, w2, b2: (w1 + w2, b1 + b2), lambda w1, b1, w2, b2: (w1 + w2, w2 @ b1 + b2))),
+        Mistake("the biases multiplied with each other", "A bias is added, never a factor for another.", "The bias is `w2 @ b1 + b2`.",
+                (lambda w1, b1, w2, b2: (w2 @ w1, b1 * b2), lambda w1, b1, w2, b2: (w2 @ w1, w2 @ b1 * b2), lambda w1, b1, w2, b2: (w2 @ w1, b2 @ b1))),
+        Mistake("bias before weight", "The weight comes first in the tuple.", "Return `w2 @ w1, w2 @ b1 + b2`.", (lambda w1, b1, w2, b2: (w2 @ b1 + b2, w2 @ w1),)),
+        Mistake("the weight alone", "A layer has a weight and a bias.", "Return both, as a tuple.", (lambda w1, b1, w2, b2: w2 @ w1, lambda w1, b1, w2, b2: (w2 @ w1,))),
         Mistake("the biases are added as they are", "The first bias goes through the second layer.", "The bias is `w2 @ b1 + b2`.",
                 (lambda w1, b1, w2, b2: (w2 @ w1, b1 + b2),)),
         Mistake("the first bias is left out", "Put an input of zeros in: what comes out is the bias.", "Add `w2 @ b1`.", (lambda w1, b1, w2, b2: (w2 @ w1, b2),)),
         Mistake("the second bias is left out", "Put an input of zeros in: what comes out is the bias.", "Add `b2`.", (lambda w1, b1, w2, b2: (w2 @ w1, w2 @ b1),)),
-        Mistake("the weights multiplied number by number", "A layer adds over its inputs; `*` does not.", "Use `@`.",
-                (lambda w1, b1, w2, b2: (w2 * w1, w2 @ b1 + b2),)),
+        Mistake("the weights multiplied number by number", "A neuron adds up what it multiplied; `*` does not.", "Use `@`.",
+                (lambda w1, b1, w2, b2: (w2 * w1, w2 @ b1 + b2), lambda w1, b1, w2, b2: (w2 * w1, b1 + b2), lambda w1, b1, w2, b2: (w2 * w1, w2 * b1 + b2),
+                 lambda w1, b1, w2, b2: (w2 @ w1, w2 * b1 + b2))),
     ),
 )
 
-EXERCISES = [_parameters, _shape, _layer, _merge]
+# %% ../nbs/90_answers_02.ipynb #0093a482
+def _bent_too_late(x, w1, b1, w2, b2):
+    hidden = x @ w1.T + b1
+    return torch.relu(hidden @ w2.T + b2)
+
+
+def _through_modules(x, w1, b1, w2, b2):
+    layers = [nn.Linear(*w.shape[::-1]) for w in (w1, w2)]
+    for layer, w, b in zip(layers, (w1, w2), (b1, b2)):
+        layer.weight.data, layer.bias.data = w, b
+    return nn.Sequential(layers[0], nn.ReLU(), layers[1])(x)
+
+
+def two_layers(x, w1, b1, w2, b2):
+    hidden = torch.relu(x @ w1.T + b1)
+    return hidden @ w2.T + b2
+
+
+_bend = Exercise(
+    id="02.5", title="the bend in its place", kind="repair",
+    statement="`two_layers(x, w1, b1, w2, b2)` should compute the scores that `Model` computes, from the weights and biases of its two linear layers. Repair it.",
+    cases=((tensor([[1.0]]), tensor([[2.0]]), tensor([1.0]), tensor([[-1.0]]), tensor([0.0])),
+           (tensor([[-1.0, 2.0]]), tensor([[2.0, 0.5], [1.0, 1.0]]), tensor([-1.0, 3.0]), tensor([[3.0, 1.0], [-1.0, -2.0]]), tensor([0.0, -1.0])),
+           (tensor([[-2.0, 1.0], [3.0, -1.0]]), tensor([[1.0, 1.0], [-2.0, 1.0]]), tensor([-0.5, 2.0]), tensor([[1.0, -1.0], [2.0, 1.0]]), tensor([-5.0, 1.0]))),
+    reference=_through_modules, solution=two_layers, given=_bent_too_late,
+    explanation="The ReLU stands between the layers. After the last one it would set every score below 0 to 0, and the layers before it would be one layer.",
+    notice=lambda answer: "A score may be negative: lesson 03 makes probabilities of scores of either sign.",
+    hint="Say aloud what happens to x: a layer, a bend, a layer.",
+    mistakes=(
+        Mistake("a bend after the last layer as well", "Scores below 0 are set to 0, and are then all alike.", "Return what the second layer gives, as it is.",
+                (lambda x, w1, b1, w2, b2: torch.relu(linear(torch.relu(linear(x, w1, b1)), w2, b2)),)),
+        Mistake("no bend at all", "Two linear layers with nothing between them are one linear layer.", "Put `torch.relu` around the first layer.",
+                (lambda x, w1, b1, w2, b2: linear(linear(x, w1, b1), w2, b2),)),
+        Mistake("the bend before the first layer", "The inputs go into the first layer as they are.", "Put `torch.relu` around what the first layer gives.",
+                (lambda x, w1, b1, w2, b2: linear(linear(torch.relu(x), w1, b1), w2, b2), lambda x, w1, b1, w2, b2: linear(torch.relu(linear(torch.relu(x), w1, b1)), w2, b2))),
+        Mistake("the bend before the bias", "The bias belongs to the layer, so it is added before the bend.", "Put `torch.relu` around the whole first layer.",
+                (lambda x, w1, b1, w2, b2: linear(torch.relu(linear(x, w1)) + b1, w2, b2),)),
+        Mistake("another bend", "A ReLU sets what is below 0 to 0, and leaves the rest as it is.", "Use `torch.relu`.",
+                (lambda x, w1, b1, w2, b2: linear(linear(x, w1, b1).abs(), w2, b2), lambda x, w1, b1, w2, b2: linear(linear(x, w1, b1).sigmoid(), w2, b2),
+                 lambda x, w1, b1, w2, b2: linear(linear(x, w1, b1).tanh(), w2, b2), lambda x, w1, b1, w2, b2: linear(linear(x, w1, b1).clamp(max=0), w2, b2),
+                 lambda x, w1, b1, w2, b2: linear(nn.functional.leaky_relu(linear(x, w1, b1)), w2, b2), lambda x, w1, b1, w2, b2: linear(nn.functional.gelu(linear(x, w1, b1)), w2, b2))),
+        Mistake("the first layer only", "These are the numbers of the hidden neurons.", "Send them through the second layer: `hidden @ w2.T + b2`.",
+                (lambda x, w1, b1, w2, b2: torch.relu(linear(x, w1, b1)), lambda x, w1, b1, w2, b2: linear(x, w1, b1))),
+        Mistake("a bias is left out", "Each layer has a bias, and neither is 0 in every case.", "Add `b1` after the first product and `b2` after the second.",
+                (lambda x, w1, b1, w2, b2: linear(torch.relu(linear(x, w1, b1)), w2), lambda x, w1, b1, w2, b2: linear(torch.relu(linear(x, w1)), w2, b2), lambda x, w1, b1, w2, b2: linear(torch.relu(linear(x, w1)), w2))),
+        Mistake("a weight is not transposed", "With square weights the shapes fit by accident, and the numbers are wrong.", "Multiply by `w1.T` and by `w2.T`.",
+                (lambda x, w1, b1, w2, b2: torch.relu(x @ w1 + b1) @ w2 + b2, lambda x, w1, b1, w2, b2: torch.relu(x @ w1.T + b1) @ w2 + b2, lambda x, w1, b1, w2, b2: torch.relu(x @ w1 + b1) @ w2.T + b2)),
+        Mistake("the layers swapped", "The first layer is the one with w1 and b1.", "Send x through `w1` and `b1` first.", (lambda x, w1, b1, w2, b2: linear(torch.relu(linear(x, w2, b2)), w1, b1),)),
+        Mistake("the bend around a weight", "The ReLU bends what a layer gives, not the weights.", "Put `torch.relu` around `x @ w1.T + b1`.",
+                (lambda x, w1, b1, w2, b2: linear(linear(x, w1.relu(), b1), w2, b2), lambda x, w1, b1, w2, b2: linear(linear(x, w1, b1), w2.relu(), b2))),
+        Mistake("a bend in the last layer, before its bias", "Nothing is set to 0 in the last layer.", "Move `torch.relu` to what the first layer gives.",
+                (lambda x, w1, b1, w2, b2: torch.relu(linear(linear(x, w1, b1), w2)) + b2, lambda x, w1, b1, w2, b2: torch.relu(linear(torch.relu(linear(x, w1, b1)), w2)) + b2)),
+        Mistake("something made of the scores", "`Model` gives the scores themselves: no softmax, no choice.", "Return what the second layer gives, as it is.",
+                (lambda x, w1, b1, w2, b2: two_layers(x, w1, b1, w2, b2).softmax(-1), lambda x, w1, b1, w2, b2: two_layers(x, w1, b1, w2, b2).log_softmax(-1),
+                 lambda x, w1, b1, w2, b2: two_layers(x, w1, b1, w2, b2).argmax(-1), lambda x, w1, b1, w2, b2: two_layers(x, w1, b1, w2, b2).max(-1).values)),
+    ),
+)
+
+EXERCISES = [_parameters, _shape, _layer, _merge, _bend]
