@@ -1,4 +1,5 @@
-# `make lessons` runs the lessons, `make test` proves them, `make lab` opens them; each sets up .venv first.
+# `make lessons` runs the lessons, `make test` proves them, `make lab` opens them, `make bench` measures
+# the package against PyTorch; each sets up .venv first.
 # For authors: `make build` runs the notebooks in place and writes the package and the README from them.
 
 VENV ?= .venv
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 endif
 READY := $(VENV)/.ready
 
-.PHONY: lessons test lab build
+.PHONY: lessons test lab build bench
 
 lessons: $(READY)
 	$(BIN)/python -m minitorch_train.cli lessons run
@@ -21,6 +22,9 @@ test: $(READY)
 
 lab: $(READY)
 	$(BIN)/python -m jupyter lab nbs
+
+bench: $(READY)
+	$(BIN)/python benchmarks/results.py
 
 build: $(READY)
 	$(BIN)/nbdev_export

@@ -6,13 +6,18 @@
 __all__ = []
 
 # %% ../nbs/index.ipynb #2ed26208
-from . import data, functional, model, testing, training
+from . import backprop, data, functional, fused, loading, model, optim, testing, training
+from .backprop import train_by_hand
 from .data import get_data, get_test_data, normalize, show_digits
 from .functional import cross_entropy, log_softmax, logsumexp, mse, nll, softmax
+from .fused import fused_cross_entropy, linear_cross_entropy
+from .loading import DataLoader, Dataset, Sampler, collate, get_dls
 from .model import Model
+from .optim import SGD, Adam
 from .testing import near, test, test_eq, test_near, test_near_zero
 from .training import accuracy, train
 
 # %% ../nbs/index.ipynb #dfb1b994
 __version__ = "0.1.0"
-__all__ = [*data.__all__, *functional.__all__, *model.__all__, *testing.__all__, *training.__all__]
+__all__ = [*backprop.__all__, *data.__all__, *functional.__all__, *fused.__all__,
+           *loading.__all__, *model.__all__, *optim.__all__, *testing.__all__, *training.__all__]

@@ -14,44 +14,90 @@ from minitorch_train.exercises import Exercise, Mistake, value
 # %% ../nbs/90_answers_02.ipynb #ddcbc3ea
 _counted = sum(p.numel() for p in nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10)).parameters())
 
-EXERCISES = [
-    Exercise(
-        id="02.1", title="count the parameters", kind="predict",
-        statement="How many parameters does `Model(784, 100, 10)` have? Work it out on paper, then replace the dots by the number.",
-        cases=((),), observe=value, reference=_counted, given=...,
-        solution=784 * 100 + 100 + 100 * 10 + 10,
-        explanation="Each neuron has a weight for each of its inputs, and a bias.",
-        notice=lambda answer: f"{784 * 100 / answer:.0%} of them are the weights of the first layer.",
-        hint="Count the first layer and the second layer apart: weights first, then biases.",
-        mistakes=(
-            Mistake("the biases are missing", "A neuron has something besides its weights.",
-                    "Add a bias for each of the 100 + 10 neurons.", (784 * 100 + 100 * 10,)),
-            Mistake("the second bias is missing", "The last layer has biases as well.",
-                    "Add 10 for the ten neurons of the last layer.", (784 * 100 + 100 + 100 * 10,)),
-        ),
+_parameters = Exercise(
+    id="02.1", title="counting parameters", kind="predict",
+    statement="How many parameters does `Model(784, 100, 10)` have? Work it out on paper, then replace the dots by the number.",
+    cases=((),), observe=value, reference=_counted, given=..., solution=784 * 100 + 100 + 100 * 10 + 10,
+    explanation="Each neuron has a weight for each of its inputs, and a bias: 100 times 785, and 10 times 101.",
+    notice=lambda answer: f"{784 * 100 / answer:.0%} of them are the weights of the first layer.",
+    hint="Count the first layer and the second layer apart: weights first, then biases.",
+    mistakes=(
+        Mistake("the biases are missing", "A neuron has something besides its weights.", "Add a bias for each of the 100 + 10 neurons.", (784 * 100 + 100 * 10,)),
+        Mistake("the biases of one layer are missing", "Both layers have biases.", "Add 100 for the first layer and 10 for the last.",
+                (784 * 100 + 100 + 100 * 10, 784 * 100 + 100 * 10 + 10)),
+        Mistake("the sizes added instead of multiplied", "Every input is connected to every neuron.", "A layer from 784 to 100 has 784 times 100 weights.",
+                (784 + 100 + 10, 784 + 100 + 100 + 10)),
+        Mistake("the inputs connected to the scores", "Nothing leads from the inputs past the hidden layer.", "There are two products: 784 by 100, and 100 by 10.",
+                (784 * 100 * 10, 784 * 10 + 784 * 100)),
     ),
-]
+)
 
-# %% ../nbs/90_answers_02.ipynb #a65aa15a
+# %% ../nbs/90_answers_02.ipynb #88361b5a
+_shape = Exercise(
+    id="02.2", title="a shape with one more dimension", kind="predict",
+    statement="What is the shape of `Model(784, 50, 10)(x)` for `x` of shape `[2, 5, 784]`? Replace the dots by a tuple of numbers.",
+    cases=((),), observe=value, reference=tuple(nn.Linear(784, 10)(torch.zeros(2, 5, 784)).shape), given=..., solution=(2, 5, 10),
+    explanation="A linear layer works on the last dimension and leaves the others as they are.",
+    notice=lambda answer: f"{answer[0]} times {answer[1]} rows go in, and as many rows of {answer[2]} scores come out.",
+    hint="Which dimension do the layers work on?",
+    mistakes=(
+        Mistake("the rows run together", "Nothing puts the first two dimensions into one.", "The first two sizes stay as they are.", ((10, 10), (2, 10), (5, 10))),
+        Mistake("the hidden layer's size", "This is what comes out of the first layer.", "The last layer turns 50 into 10.", ((2, 5, 50),)),
+        Mistake("the inputs are still there", "The 784 numbers of an input are turned into scores.", "The last size becomes 10.", ((2, 5, 784), (2, 5, 784, 10))),
+    ),
+)
+
+# %% ../nbs/90_answers_02.ipynb #4ad13a12
 def my_linear(x, weight, bias):
     return x @ weight.T + bias
 
 
-EXERCISES.append(Exercise(
-    id="02.2", title="one layer by hand", kind="write",
-    statement="Write `my_linear(x, weight, bias)`: what `nn.Linear` computes for inputs `[n, 2]` and weights `[3, 2]`.",
-    cases=(
-        (tensor([[1.0, 2.0]]), tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), tensor([0.0, 0.0, 10.0])),
-        (tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([[1.0, 0.0], [2.0, 1.0]]), tensor([0.0, 5.0])),
-    ),
+_layer = Exercise(
+    id="02.3", title="a layer by hand", kind="write",
+    statement="Write `my_linear(x, weight, bias)`, which computes what `nn.Linear` does: `x` has shape `[n, n_in]`, `weight` `[n_out, n_in]` and `bias` `[n_out]`. "
+              "Each row of `weight` belongs to one neuron.",
+    cases=((tensor([[1.0, 2.0]]), tensor([[1.0, 0.0], [2.0, 1.0]]), tensor([0.0, 5.0])),
+           (tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), tensor([0.0, 1.0, 10.0]))),
     reference=nn.functional.linear, solution=my_linear,
-    explanation="Each row of `weight` holds the weights of one neuron.",
-    notice=lambda answer: "It also takes a batch of any size.",
-    hint="Write down the shapes: [n, 2] and [3, 2] should become [n, 3].",
+    explanation="A neuron multiplies and adds along its row of `weight`; as a matrix product, that is `x @ weight.T`.",
+    notice=lambda answer: "It takes a batch of any size.",
+    hint="Write the shapes down: [n, n_in] and [n_out, n_in] should become [n, n_out].",
     mistakes=(
-        Mistake("the bias is left out", "The result is right only where the bias is 0.", "Add `bias` at the end.",
-                (lambda x, weight, bias: x @ weight.T,)),
-        Mistake("weight is not transposed", "The shapes [1, 2] and [3, 2] cannot be multiplied, and with a square weight the numbers are wrong.",
-                "Multiply by `weight.T`.", (lambda x, weight, bias: x @ weight + bias,)),
+        Mistake("the bias is left out", "The result is right only where the bias is 0.", "Add `bias` at the end.", (lambda x, w, b: x @ w.T,)),
+        Mistake("weight is not transposed", "With a square weight the shapes fit by accident, and the numbers are wrong.", "Multiply by `weight.T`.",
+                (lambda x, w, b: x @ w + b,)),
+        Mistake("the bias is subtracted", "The sign of the bias is turned round.", "Add `bias`.", (lambda x, w, b: x @ w.T - b,)),
+        Mistake("the factors in the other order", "The result should have one row for each row of x.", "x comes first: `x @ weight.T`.",
+                (lambda x, w, b: w @ x.T + b, lambda x, w, b: (w @ x.T) + b[:, None])),
     ),
-))
+)
+
+# %% ../nbs/90_answers_02.ipynb #4616bf81
+def merge(w1, b1, w2, b2):
+    return w2 @ w1, w2 @ b1 + b2
+
+
+_merge = Exercise(
+    id="02.4", title="two layers with nothing between them", kind="extend",
+    statement="Two linear layers in a row, with nothing between them, are one linear layer. Write `merge(w1, b1, w2, b2)`: it returns that layer's weight and bias, as a tuple.",
+    cases=((tensor([[2.0]]), tensor([1.0]), tensor([[3.0]]), tensor([5.0])),
+           (tensor([[1.0, 2.0], [0.0, 1.0]]), tensor([1.0, -1.0]), tensor([[0.0, 1.0], [3.0, 1.0]]), tensor([0.0, 5.0])),
+           (torch.arange(12.0).view(3, 4), tensor([1.0, 0.0, 2.0]), torch.arange(6.0).view(2, 3), tensor([1.0, -1.0]))),
+    reference=lambda w1, b1, w2, b2: (torch.einsum("oh,hi->oi", w2, w1), torch.einsum("oh,h->o", w2, b1) + b2), solution=merge,
+    explanation="w2 (w1 x + b1) + b2 = (w2 w1) x + (w2 b1 + b2).",
+    notice=lambda answer: "Without a bend between them, a second layer adds nothing that one layer could not do.",
+    hint="Write the second layer's formula, put the first one's in place of its input, and multiply out.",
+    mistakes=(
+        Mistake("the weights in the wrong order", "The first layer acts first, so it stands next to the input. On square weights the other order fits by accident.",
+                "The weight is `w2 @ w1`.", (lambda w1, b1, w2, b2: (w1 @ w2, w2 @ b1 + b2), lambda w1, b1, w2, b2: (w1.T @ w2.T, w2 @ b1 + b2),
+                 lambda w1, b1, w2, b2: (w1 @ w2, b1 @ w2 + b2))),
+        Mistake("the biases are added as they are", "The first bias goes through the second layer.", "The bias is `w2 @ b1 + b2`.",
+                (lambda w1, b1, w2, b2: (w2 @ w1, b1 + b2),)),
+        Mistake("the first bias is left out", "Put an input of zeros in: what comes out is the bias.", "Add `w2 @ b1`.", (lambda w1, b1, w2, b2: (w2 @ w1, b2),)),
+        Mistake("the second bias is left out", "Put an input of zeros in: what comes out is the bias.", "Add `b2`.", (lambda w1, b1, w2, b2: (w2 @ w1, w2 @ b1),)),
+        Mistake("the weights multiplied number by number", "A layer adds over its inputs; `*` does not.", "Use `@`.",
+                (lambda w1, b1, w2, b2: (w2 * w1, w2 @ b1 + b2),)),
+    ),
+)
+
+EXERCISES = [_parameters, _shape, _layer, _merge]

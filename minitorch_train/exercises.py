@@ -13,6 +13,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import signal
 import sysconfig
 import tempfile
@@ -117,6 +118,10 @@ class _Raised:
 
     error: Exception
 
+    def kind(self) -> tuple[type, str]:
+        """What tells it from other errors: its type, and its message without the numbers in it."""
+        return type(self.error), re.sub(r"\d+", "#", str(self.error))
+
 
 class _RanAway(BaseException):
     """Raised in an answer that takes too long; not an `Exception`, so that `except Exception` lets it pass."""
@@ -142,7 +147,7 @@ def _agree(
 ) -> bool:
     """Do two results say the same?"""
     if isinstance(a, _Raised) or isinstance(b, _Raised):
-        return type(a) is type(b) and type(a.error) is type(b.error)
+        return type(a) is type(b) and a.kind() == b.kind()
     if isinstance(b, dict):
         return isinstance(a, dict) and a.keys() == b.keys() and all(_agree(a[key], b[key], loose) for key in b)
     if isinstance(b, (tuple, list)):
@@ -307,7 +312,8 @@ def _untouched(
 ) -> Verdict:
     """The stub as it stands in the lesson, or the version that is to be repaired."""
     if exercise.given is nothing:
-        return Verdict("not yet", [f"{exercise.id} not yet: {_name(answer)} returns nothing so far."])
+        nothing_yet = "returns nothing" if exercise.observe is call else "does nothing"
+        return Verdict("not yet", [f"{exercise.id} not yet: {_name(answer)} {nothing_yet} so far."])
     return Verdict("not yet", [f"{exercise.id} not yet: this is still the version to repair.",
                                *_explain(exercise, answer, outcomes, wanted).lines[1:]])
 
@@ -334,7 +340,7 @@ def judge(
                      for other in (exercise.reference, exercise.given))
     if all(map(_agree, outcomes, wanted)):
         return Verdict("solved", [f"{exercise.id} right. {exercise.notice(answer)}"])
-    if exercise.observe is not value and all(map(_agree, outcomes, given)):
+    if exercise.given is not ... and all(map(_agree, outcomes, given)):
         return _untouched(exercise, answer, outcomes, wanted)
     return _explain(exercise, answer, outcomes, wanted)
 

@@ -194,8 +194,9 @@ def get_dls(
 ) -> tuple[DataLoader, DataLoader]:  # for training, shuffled, and for validation, in order
     """A shuffled loader for training, and one in order with larger batches for validation.
 
-    `kwargs` go to both, but for `drop_last`: validation always uses every row. Raises as
-    `DataLoader` does.
+    A training batch has `bs` rows, a validation batch `2 * bs`. `generator`, `collate` and
+    `drop_last` mean what they mean in `DataLoader`; `drop_last` is for training only, since
+    validation has to use every row. Raises as `DataLoader` does.
     """
     train_dl = DataLoader(train_ds, bs, shuffle=True, **kwargs)
     return train_dl, DataLoader(valid_ds, 2 * bs, **{**kwargs, "drop_last": False})

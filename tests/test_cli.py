@@ -322,7 +322,7 @@ def test_a_copy_of_the_real_lessons_runs(tmp_path):
 # The program as a whole
 
 def test_without_arguments_it_says_what_there_is():
-    for arguments, words in (([], "Commands:\n  lessons "), (["lessons"], "  copy  Put the lessons")):
+    for arguments, words in (([], "\n  lessons "), (["lessons"], "  copy  Put the lessons")):
         result = run(*arguments)
         assert result.exit_code == 2 and words in result.output
         assert run(*arguments, "--help").stdout == result.output

@@ -117,7 +117,8 @@ def test_a_fresh_mistake_gets_the_smallest_failing_input(lesson):
             verdict = judge(exercise, answer)
             if verdict.status == "not yet":  # the answer of a training step that trained nothing
                 continue
-            assert verdict.status in ("wrong", "raised") and verdict.mistake is None, (exercise.id, verdict)
+            assert verdict.status in ("wrong", "raised"), (exercise.id, verdict)
+            assert verdict.mistake is None or exercise.kind == "break", (exercise.id, verdict)  # there, no input at all is a known mistake
             text = "\n".join(verdict.lines)
             assert exercise.observe is value or not exercise.cases[0] or "input" in text, text
             assert "came" in text or "error" in text, text
@@ -270,6 +271,12 @@ def test_a_mistake_may_overflow_in_another_way_but_a_right_answer_may_not():
 def test_what_came_and_what_was_wanted(came, lines):
     ones = Exercise(**{**vars(DOUBLE), "cases": ((5,),), "reference": lambda x: torch.ones(3), "mistakes": (), "given": double})
     assert judge(ones, lambda x: came).lines[2:] == ["  " + line for line in lines]
+
+
+def test_another_error_is_another_mistake():
+    fails = Exercise(**{**vars(DOUBLE), "mistakes": (Mistake("a", "b", "c", (lambda x: x.reshape(7),)),)})
+    assert judge(fails, lambda x: (x + 1).reshape(8)).mistake.name == "a"
+    assert judge(fails, lambda x: x.sum(5)).mistake is None and judge(fails, lambda x: x @ torch.ones(9, 9)).mistake is None
 
 
 def test_a_large_tensor_is_shown_where_it_is_wrong_first():

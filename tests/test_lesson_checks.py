@@ -257,3 +257,12 @@ def test_counts_and_metadata_that_are_not_clean():
 
 def test_clean_outputs():
     assert leftovers(one(printed("1/2 and 3/4 of nbs/00_testing.ipynb, or ./a/b, at 0x10\n"), drawn(png()))) == []
+
+
+def test_of_a_measured_cell_only_the_kinds_are_compared():
+    stored, fresh = (new_notebook(cells=[code("#| measured\nrace()", text)]) for text in ("0.31\n", "0.57\n"))
+    assert differences(stored, fresh) == []
+    assert differences(stored, new_notebook(cells=[code("#| measured\nrace()")])) != []
+    for notebook in (stored, fresh):
+        notebook.cells[0].source = "race()"
+    assert differences(stored, fresh) != []

@@ -67,6 +67,7 @@ def test_a_dataset_keeps_strided_inputs_and_their_gradient():
     (torch.zeros(6, 2), torch.zeros(5), ValueError, r"\[6, 2\] and \[5\]"),
     (torch.zeros(6), tensor(6), ValueError, r"\[6\] and \[\]"),
     (tensor(1.0), tensor(1.0), ValueError, r"\[\] and \[\]"),
+    (tensor(1.0), torch.zeros(1), ValueError, r"\[\] and \[1\]"),
     ([1.0, 2.0], torch.zeros(2), TypeError, "x should be a tensor, but it is a list"),
     (torch.zeros(2), torch.zeros(2).numpy(), TypeError, "y should be a tensor, but it is a ndarray"),
 ])
