@@ -5,16 +5,10 @@
 # %% auto #0
 __all__ = ['evaluate', 'History', 'lr_find', 'one_cycle', 'save_checkpoint', 'load_checkpoint', 'fit']
 
-# %% ../nbs/08_fit.ipynb #ec1dbe36
+# %% ../nbs/08_fit.ipynb #b60c81ef
 import json
 import math
 import os
-import random
-import signal
-import sys
-import threading
-import time
-import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,14 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
-
-from .training import accuracy
 
 # %% ../nbs/08_fit.ipynb #5dba4b2b
 def _told(
@@ -138,7 +127,7 @@ class History:
         import matplotlib.pyplot as plt  # slow to import, and not everybody draws
 
         losses, width = np.array(self.losses), min(len(self.losses), 50)
-        fig, ax = plt.subplots(figsize=(6, 3), dpi=80, layout="constrained")
+        fig, ax = plt.subplots(figsize=(6, 3), dpi=72, layout="constrained")
         ax.plot(range(1, len(losses) + 1), losses, linewidth=0.5, label="each batch")
         title = f"{len(losses)} batches"
         if width:
