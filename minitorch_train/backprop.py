@@ -21,6 +21,8 @@ def _check(
     if [type(layer) for layer in layers] != [nn.Linear, nn.ReLU, nn.Linear]:
         came = [type(layer).__name__ for layer in layers]
         raise TypeError(f"model.layers should be Linear, ReLU, Linear, but they are {came}")
+    if layers[0].bias is None or layers[2].bias is None:
+        raise TypeError("both linear layers of the model should have a bias")
     params = [p.data for layer in (layers[0], layers[2]) for p in (layer.weight, layer.bias)]
     n_in, n_out = params[0].shape[1], params[3].shape[0]
     if x.dim() != 2 or x.shape[1] != n_in or x.dtype != params[0].dtype:
@@ -50,12 +52,12 @@ def train_by_hand(
     """Train with cross-entropy and plain gradient descent, each gradient written out: no autograd.
 
     Gives what `train(model, cross_entropy, x, y, epochs, bs, lr)` gives, up to rounding. Raises
-    `TypeError` for other layers, `ValueError` for shapes or types that do not fit, an empty `x`
+    `TypeError` for other layers or one without a bias, `ValueError` for shapes or types that do not fit, an empty `x`
     or a `bs` below 1, `IndexError` for a class that the model does not have.
     """
     w1, b1, w2, b2 = _check(model, x, y, bs)
     target, minus_one = y[:, None], x.new_full((bs, 1), -1.0)
-    hidden, back = x.new_empty(bs, len(w1)), x.new_empty(bs, len(w1))
+    hidden, back, gw2 = x.new_empty(bs, len(w1)), x.new_empty(bs, len(w1)), torch.empty_like(w2)
     picked, losses = x.new_empty(len(x), 1), []
     for _ in range(epochs):
         for i in range(0, len(x), bs):
@@ -66,7 +68,7 @@ def train_by_hand(
             torch.gather(d, 1, yb, out=picked[i : i + n])
             d.exp_().scatter_add_(1, yb, minus_one[:n])
             dh = torch.mm(d, w2, out=back[:n]).mul_(h.sign())  # the sign of ReLU is 0 or 1
-            w2.addmm_(d.T, h, alpha=-lr / n)
+            w2.add_(torch.mm(d.T, h, out=gw2), alpha=-lr / n)  # addmm_ would lose digits here
             b2.add_(d.sum(0), alpha=-lr / n)
             w1.addmm_(dh.T, xb, alpha=-lr / n)
             b1.add_(dh.sum(0), alpha=-lr / n)

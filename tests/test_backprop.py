@@ -55,14 +55,53 @@ def test_dead_neurons_and_large_logits():
     assert ours.layers[0].bias[0] == -100 and torch.equal(ours.layers[0].weight[0], model.layers[0].weight[0])
 
 
-def test_an_epoch_of_digits():
+@pytest.fixture(params=[1, 2], ids="{} threads".format)
+def threads(request):
+    """The number of threads: matrix products add up in another order on two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def largest_difference(model, other):
+    return max((p.double() - q.double()).abs().max().item() for p, q in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_an_epoch_of_digits(threads):
+    # A hidden value within rounding of 0 may fall on either side of ReLU, in about one epoch of twenty, and then one
+    # gradient differs by more than rounding. Autograd parts from itself in the same way. So the middle one of three counts.
     x, y, _, _ = get_data()
-    torch.manual_seed(0)
-    (theirs, ours), (losses, own) = both(Model(784, 50, 10), x, y)
-    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert (p - q).abs().max() < 1e-5 + 1e-5 * q.abs().max()
+    runs = []
+    for seed in (5, 7, 11):
+        torch.manual_seed(seed)
+        (theirs, ours), (losses, own) = both(Model(784, 50, 10), x, y)
+        runs.append((largest_difference(ours, theirs), own, losses))
+    apart, own, losses = sorted(runs)[1]
+    assert apart < 4e-6
     assert len(own) == 782 and all(type(loss) is float for loss in own)
     assert_close(own, losses, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_rounds_no_more_than_autograd_does(threads):
+    x, y, _, _ = get_data()
+    torch.manual_seed(0)
+    model = Model(784, 50, 10)
+    train_by_hand(model, x[:6400], y[:6400])
+    errors = torch.zeros(2, 4)
+    for xb, yb in zip(x[6400:].split(64)[:40], y[6400:].split(64)):
+        exact = copy.deepcopy(model).double()
+        train(exact, cross_entropy, xb.double(), yb)
+        models, _ = both(model, xb, yb)
+        for row, own in zip(errors, models):
+            row += torch.stack([(p.detach() - q.detach()).pow(2).mean() for p, q in zip(own.parameters(), exact.parameters(), strict=True)])
+    by_autograd, by_hand = errors.sqrt()
+    assert (by_hand < 1.5 * by_autograd).all(), f"by hand {by_hand.tolist()}, with autograd {by_autograd.tolist()}"
+
+
+def test_a_batch_larger_than_the_data_takes_no_memory_for_it():
+    (theirs, ours), (losses, own) = both(*problem(), bs=10**12)
+    assert largest_difference(ours, theirs) < 1e-12 and len(own) == len(losses) == 1
 
 
 def test_inputs_and_gradients_are_left_alone():
@@ -99,4 +138,12 @@ def test_other_layers_are_refused():
     model, x, y = problem()
     model.layers[1] = nn.Tanh()
     with pytest.raises(TypeError, match="but they are .*Tanh"):
+        train_by_hand(model, x, y)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_layer_without_a_bias_is_refused(place):
+    model, x, y = problem()
+    model.layers[place].register_parameter("bias", None)
+    with pytest.raises(TypeError, match="both linear layers of the model should have a bias"):
         train_by_hand(model, x, y)
