@@ -64,14 +64,32 @@ def same_text(stored: str, fresh: str) -> bool:
     return re.sub(r"\s+#", "#", words[0]) == re.sub(r"\s+#", "#", words[1]) and all(map(same_number, *numbers))
 
 
+def pixels(picture: str) -> np.ndarray:
+    """The colours of a PNG picture as a notebook stores it."""
+    return imread(io.BytesIO(base64.b64decode(picture)), format="png")
+
+
 def same_picture(stored: str, fresh: str) -> bool:
     """Whether two PNG pictures have one size and, but for 1 pixel in 200, the same colours to within a fifth."""
-    a, b = (imread(io.BytesIO(base64.b64decode(picture)), format="png") for picture in (stored, fresh))
+    a, b = pixels(stored), pixels(fresh)
     return a.shape == b.shape and float((np.abs(a - b).max(-1) > 0.2).mean()) <= 0.005
 
 
+def is_measured(cell: NotebookNode) -> bool:
+    """Whether a cell shows times or memory, which differ from run to run: its first line says so."""
+    return cell.cell_type == "code" and cell.source.startswith("#| measured\n")
+
+
+def same_but_for_numbers(kind: str, stored: str, fresh: str) -> bool:
+    """Whether two measured outputs have the same words in the same lines, or the same size as pictures."""
+    if kind == "image/png":
+        return pixels(stored).shape == pixels(fresh).shape
+    words = [[NUMBER.sub("#", line).split() for line in text.splitlines()] for text in (stored, fresh)]
+    return words[0] == words[1]
+
+
 def differences(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
-    """Where the stored outputs do not say what those of a fresh run say."""
+    """Where the stored outputs do not say what those of a fresh run say; the numbers of measured cells may differ."""
     found = []
     for number, cells in enumerate(zip(stored.cells, fresh.cells, strict=True), 1):
         old, new = map(shown, cells)
@@ -80,7 +98,9 @@ def differences(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
             found.append(f"cell {number}: the stored outputs are {names[0]}, those of a fresh run {names[1]}")
             continue
         for kind, a, b in ((kind, a[kind], b[kind]) for a, b in zip(old, new) for kind in a):
-            if kind == "image/png":
+            if is_measured(cells[0]) and kind.startswith(("image/png", "text/", "std")):
+                same = same_but_for_numbers(kind, a, b)
+            elif kind == "image/png":
                 same = same_picture(a, b)
             elif kind.startswith(("text/", "std")):
                 same = same_text(a, b)
@@ -209,6 +229,12 @@ def check_figures(notebook: NotebookNode) -> list[str]:
     return found
 
 
+def check_measured(notebook: NotebookNode) -> list[str]:
+    """What the text says of a measurement is held by an `assert` in the measured cell itself."""
+    return [f"cell {number} is measured, and asserts nothing" for number, cell in enumerate(notebook.cells, 1)
+            if is_measured(cell) and not any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(cell.source)))]
+
+
 def prose(cell: NotebookNode) -> str:
     """The sentences of a cell: Markdown without its code and formulas, or the comments and docstrings of code."""
     if cell.cell_type == "markdown":
@@ -229,4 +255,4 @@ def check_words(notebook: NotebookNode) -> list[str]:
     return found
 
 
-ANATOMY = (check_opening, check_rhythm, check_size, check_closing, check_figures, check_words)
+ANATOMY = (check_opening, check_rhythm, check_size, check_closing, check_figures, check_measured, check_words)

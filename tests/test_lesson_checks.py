@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 import pytest
-from lesson_checks import (ANATOMY, check_closing, check_figures, check_opening, check_rhythm, check_size, check_words, differences,
+from lesson_checks import (ANATOMY, check_closing, check_figures, check_measured, check_opening, check_rhythm, check_size, check_words, differences,
                            leftovers, same_number, same_text)
 from matplotlib.image import imsave
 from nbformat import from_dict
@@ -257,3 +257,30 @@ def test_counts_and_metadata_that_are_not_clean():
 
 def test_clean_outputs():
     assert leftovers(one(printed("1/2 and 3/4 of nbs/00_testing.ipynb, or ./a/b, at 0x10\n"), drawn(png()))) == []
+
+
+def measured(text=None, picture=None, source="#| measured\nassert seconds > 0"):
+    return new_notebook(cells=[code(source, text, picture)])
+
+
+@pytest.mark.parametrize("stored, fresh, same", [
+    ("copy  1.0\nours 12.3\n", "copy 1.0\nours 7\n", True),
+    ("copy 1.0\nours 12.3\n", "copy 1.0\n", False),
+    ("copy 1.0\n", "copies 1.0\n", False),
+    ("holds: True\n", "holds: False\n", False),
+])
+def test_measured_numbers_may_differ_and_words_may_not(stored, fresh, same):
+    assert (differences(measured(stored), measured(fresh)) == []) == same
+    plain = [measured(text, source="assert seconds > 0") for text in (stored, fresh)]
+    assert differences(*plain)
+
+
+def test_measured_pictures_keep_their_size():
+    assert differences(measured(picture=png()), measured(picture=png(noise=1))) == []
+    complaint(differences(measured(picture=png()), measured(picture=png(size=(40, 61)))), "cell 1", "image/png")
+    complaint(differences(measured(picture=png()), measured()), "the stored outputs are")
+
+
+def test_measured_cells_assert_what_is_said_of_them():
+    assert check_measured(lesson(middle=[code("#| measured\nassert 1 < 2")])) == []
+    complaint(check_measured(lesson(middle=[code("#| measured\nprint(1)")])), "cell 24", "asserts nothing")
