@@ -287,10 +287,10 @@ class _LinearRows(Function):
     """The losses of single rows; `backward`, told how much of each is asked for, starts anew."""
 
     @staticmethod
-    def forward(ctx, shares: _Shares, chunk_rows: int, weight: Tensor | None, *layer) -> Tensor:
+    def forward(ctx, shares: _Shares, rows: int, weight: Tensor | None, *layer: Tensor) -> Tensor:
         ctx.save_for_backward(weight, *layer)
-        ctx.shares, ctx.chunk_rows = shares, chunk_rows
-        return _linear_loss(*layer, shares, weight, chunk_rows, (False,) * 3)[0]
+        ctx.shares, ctx.rows = shares, rows
+        return _linear_loss(*layer, shares, weight, rows, (False,) * 3)[0]
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple:
@@ -299,7 +299,7 @@ class _LinearRows(Function):
         right, even = (x if x is None else x * g for x in ctx.shares[1:3])
         shares = ctx.shares._replace(right=right, even=even)
         wanted = ctx.needs_input_grad[3:]
-        return None, None, None, *_linear_loss(*layer, shares, weight, ctx.chunk_rows, wanted)[1]
+        return None, None, None, *_linear_loss(*layer, shares, weight, ctx.rows, wanted)[1]
 
 
 def _check_linear(
