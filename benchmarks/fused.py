@@ -1,6 +1,6 @@
 """The fused losses against PyTorch's, in time and in memory, as ratios: `python benchmarks/fused.py [TABLE ...]`.
 
-The tables are `losses`, `linear` and `growth`; without a name, all are made. Each line is measured in a process of its own, so that
+The names of the tables are those of TABLES below; without a name, all are made. Each line is measured in a process of its own, so that
 no measurement finds memory that another has left. Within it, the candidates take turns on two threads, and the best time of each
 counts. The extra peak memory is what a process needs at its peak beyond the inputs and the gradients that it returns, after one
 call to warm up; Linux only, since it is read from /proc. Writes benchmarks/fused.md.
@@ -9,6 +9,7 @@ call to warm up; Linux only, since it is read from /proc. Writes benchmarks/fuse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -30,18 +31,19 @@ OUT = Path(__file__).with_suffix(".md")
 def best_times(candidates, rounds, repeats):
     """The best time of each candidate, a dict of name → (prepare, run): in turns, each time a mean over `repeats` of `run`.
 
-    Each turn begins with one call that does not count. So a candidate finds the memory that it left itself, as in training.
+    With several repeats, a turn begins with one call that does not count. So a candidate finds the memory that it left itself, as
+    in training. Single calls take long enough not to care, and the best of all rounds leaves the first out by itself.
     """
     best = dict.fromkeys(candidates, float("inf"))
     for _ in range(rounds):
         for name, (prepare, run) in candidates.items():
             times = []
-            for _ in range(repeats + 1):
+            for _ in range(repeats + (repeats > 1)):
                 prepared = prepare()
                 start = time.perf_counter()
                 run(prepared)
                 times.append(time.perf_counter() - start)
-            best[name] = min(best[name], sum(times[1:]) / repeats)
+            best[name] = min(best[name], sum(times[-repeats:]) / repeats)
     return best
 
 
@@ -165,52 +167,54 @@ def losses_table():
     return lines
 
 
-def linear_table():
+def linear_table(rows, classes, rounds, holds):
     """`linear_cross_entropy` against PyTorch's two ways, and against its own matrix products."""
+    where = f"N {rows}, V {classes}"
+    names = {"chunked": "`F.linear_cross_entropy(options=...)`", "composed": "`F.cross_entropy(F.linear(x, w), y)`", "products": "its three matrix products"}
+    times = apart("linear", rows, classes, ["ours", *names], rounds)
+    memory = {name: apart("linear memory", rows, classes, [name], 0) for name in ("ours", "chunked", "composed")}
     lines = []
-    for rows, classes, rounds, holds in (
-        (2048, 32000, 5, {"chunked": (0.65, 0.4), "composed": (1.0, 0.06), "products": (1.25, None)}),
-        (4096, 32000, 4, {"chunked": (0.65, 0.4), "composed": (1.0, 0.06), "products": (1.25, None)}),
-        (2048, 128256, 2, {"chunked": (0.3, 0.4), "composed": (0.9, 0.06), "products": (1.25, None)}),
-    ):
-        where = f"N {rows}, V {classes}"
-        names = {"chunked": "`F.linear_cross_entropy(options=...)`", "composed": "`F.cross_entropy(F.linear(x, w), y)`", "products": "its three matrix products"}
-        times = apart("linear", rows, classes, ["ours", *names], rounds)
-        memory = {name: apart("linear memory", rows, classes, [name], 0) for name in ("ours", "chunked", "composed")}
-        for name, against in names.items():
-            lines.append(row("`linear_cross_entropy`, time", against, where, times["ours"] / times[name], holds[name][0]))
-            if name in memory:
-                lines.append(row("the same, extra peak memory", against, where, memory["ours"] / memory[name], holds[name][1]))
+    for name, against in names.items():
+        lines.append(row("`linear_cross_entropy`, time", against, where, times["ours"] / times[name], holds[name][0]))
+        if name in memory:
+            lines.append(row("the same, extra peak memory", against, where, memory["ours"] / memory[name], holds[name][1]))
     return lines
 
 
 def growth_table():
     """How time and memory of `linear_cross_entropy` grow with the rows and with the classes."""
-    sizes = {"once": (2048, 16000), "twice N": (4096, 16000), "twice V": (2048, 32000)}
+    sizes = {"once": (2048, 32000), "twice N": (4096, 32000), "twice V": (2048, 64000)}
     times = {name: float("inf") for name in sizes}
-    for _ in range(3):  # the processes in turns, too
+    for _ in range(2):  # the processes in turns, too
         for name, size in sizes.items():
             times[name] = min(times[name], apart("linear", *size, ["ours"], 3)["ours"])
     memory = {name: apart("linear memory", *size, ["ours"], 0) for name, size in sizes.items()}
-    return [row("N doubled, time", "once", "N 4096, V 16000", times["twice N"] / times["once"], 2.5),
-            row("V doubled, time", "once", "N 2048, V 32000", times["twice V"] / times["once"], 2.5),
-            row("N doubled, extra peak memory", "once", "N 4096, V 16000", memory["twice N"] / memory["once"], 1.1)]
+    return [row("N doubled, time", "once", "N 4096, V 32000", times["twice N"] / times["once"], 2.5),
+            row("V doubled, time", "once", "N 2048, V 64000", times["twice V"] / times["once"], 2.5),
+            row("N doubled, extra peak memory", "once", "N 4096, V 32000", memory["twice N"] / memory["once"], 1.1)]
 
 
-TABLES = {"losses": losses_table, "linear": linear_table, "growth": growth_table}
+HOLDS = {"chunked": (0.65, 0.4), "composed": (1.0, 0.06), "products": (1.25, None)}
+TABLES = {
+    "losses": losses_table,
+    "linear": lambda: linear_table(2048, 32000, 4, HOLDS),
+    "linear, twice the rows": lambda: linear_table(4096, 32000, 3, HOLDS),
+    "linear, four times the classes": lambda: linear_table(2048, 128256, 2, {**HOLDS, "chunked": (0.3, 0.4), "composed": (0.9, 0.06)}),
+    "growth": growth_table,
+}
 
 
 def main(names):
     """Make the tables that are named; keep the others as they stand in the file."""
-    parts = OUT.read_text(encoding="utf-8").split("\n\n") if OUT.exists() else []
-    kept = dict(zip(TABLES, parts[1:])) if len(parts) == len(TABLES) + 1 else {}
+    text = OUT.read_text(encoding="utf-8") if OUT.exists() else ""
+    kept = dict(re.findall(r"(?ms)^## (.+?)\n\n(.+?)\n(?:\n|\Z)", text))
+    head = "| what | against | where | ratio | at most | holds |\n|---|---|---|---|---|---|\n"
     for name in names:
-        head = ["| what | against | where | ratio | at most | holds |", "|---|---|---|---|---|---|"]
-        kept[name] = "\n".join(head + TABLES[name]())
+        kept[name] = head + "\n".join(TABLES[name]())
     where = f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, {THREADS} threads, D 512"
-    text = "\n\n".join([f"`python benchmarks/fused.py`, {where}", *(kept[name].strip() for name in TABLES if name in kept)]) + "\n"
+    tables = "".join(f"## {name}\n\n{kept[name]}\n\n" for name in TABLES if name in kept)
     temporary = OUT.with_suffix(".part")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(f"`python benchmarks/fused.py`, {where}\n\n{tables}".rstrip() + "\n", encoding="utf-8")
     os.replace(temporary, OUT)
 
 

@@ -56,6 +56,7 @@ def train_by_hand(
     or a `bs` below 1, `IndexError` for a class that the model does not have.
     """
     w1, b1, w2, b2 = _check(model, x, y, bs)
+    bs = min(bs, len(x))  # the buffers have bs rows
     target, minus_one = y[:, None], x.new_full((bs, 1), -1.0)
     hidden, back, gw2 = x.new_empty(bs, len(w1)), x.new_empty(bs, len(w1)), torch.empty_like(w2)
     picked, losses = x.new_empty(len(x), 1), []

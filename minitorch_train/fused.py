@@ -63,7 +63,7 @@ def _make_shares(
     reduction: str,          # "mean" divides by the weights that count
     label_smoothing: float,  # the share spread evenly over the classes
 ) -> _Shares:                # the shares, in 32 bits or more
-    """What each target asks for, from the options; `IndexError` names a class that is not there."""
+    """What each target asks for; `IndexError` names a class that is not there."""
     dim = min(scores.dim() - 1, 1)
     index = target.long().unsqueeze(dim)
     ignored = index == ignore_index
@@ -262,14 +262,14 @@ def _linear_loss(
     chunk_rows: int,          # rows in a chunk
     wanted: tuple[bool, ...], # whether `x`, `w` and `bias` want a gradient
 ) -> tuple[Tensor, list]:     # the loss of each row, `[N, 1]`; the gradients, or None
-    """Losses and gradients of a linear layer with cross-entropy, one chunk of logits at a time."""
+    """Losses and gradients of a linear layer with cross-entropy, chunk by chunk."""
     grads = [torch.zeros_like(a) if want else None for a, want in zip((x, w, bias), wanted)]
     buffer = x.new_empty(min(chunk_rows, len(x)), len(w))
     losses = torch.empty_like(shares.right)
     for start in range(0, len(x), chunk_rows):
         at = slice(start, start + chunk_rows)
         part, logits = x[at], buffer[: len(x) - start]
-        for v in range(0, len(w), 2048):  # a block of the weight that stays in cache
+        for v in range(0, len(w), 2048):  # a block of the weight that fits into the cache
             torch.mm(part, w[v : v + 2048].t(), out=logits[:, v : v + 2048])
         if bias is not None:
             logits += bias
@@ -287,10 +287,10 @@ class _LinearRows(Function):
     """The losses of single rows; `backward`, told how much of each is asked for, starts anew."""
 
     @staticmethod
-    def forward(ctx, shares: _Shares, chunk_rows: int, weight: Tensor | None, *layer: Tensor) -> Tensor:
+    def forward(ctx, shares: _Shares, rows: int, weight: Tensor | None, *layer: Tensor) -> Tensor:
         ctx.save_for_backward(weight, *layer)
-        ctx.shares, ctx.chunk_rows = shares, chunk_rows
-        return _linear_loss(*layer, shares, weight, chunk_rows, (False,) * 3)[0]
+        ctx.shares, ctx.rows = shares, rows
+        return _linear_loss(*layer, shares, weight, rows, (False,) * 3)[0]
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple:
@@ -299,7 +299,7 @@ class _LinearRows(Function):
         right, even = (x if x is None else x * g for x in ctx.shares[1:3])
         shares = ctx.shares._replace(right=right, even=even)
         wanted = ctx.needs_input_grad[3:]
-        return None, None, None, *_linear_loss(*layer, shares, weight, ctx.chunk_rows, wanted)[1]
+        return None, None, None, *_linear_loss(*layer, shares, weight, ctx.rows, wanted)[1]
 
 
 def _check_linear(
@@ -357,7 +357,7 @@ def linear_cross_entropy(
     scores = input.new_empty(()).expand(*input.shape[:-1], len(linear_weight))  # only a shape
     _check_loss(scores, target, weight, reduction)
     _check_fused(target, weight, label_smoothing)
-    layer = [input.reshape(-1, input.shape[-1]), linear_weight, linear_bias]
+    layer = [input if input.dim() == 2 else input[None], linear_weight, linear_bias]
     layer = [x if x is None else _widened(x) for x in layer]
     wanted = tuple(x is not None and x.requires_grad and torch.is_grad_enabled() for x in layer)
     rows = chunk_rows or max(192, 2**20 // max(1, len(linear_weight)))
