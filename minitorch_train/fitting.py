@@ -22,6 +22,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+# %% ../nbs/08_fit.ipynb #04d2b07f
+import random
+import signal
+import sys
+import threading
+import time
+import zlib
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+from .training import accuracy
+
 # %% ../nbs/08_fit.ipynb #5dba4b2b
 def _told(
     value: Any,  # anything
