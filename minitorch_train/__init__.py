@@ -6,9 +6,11 @@
 __all__ = []
 
 # %% ../nbs/index.ipynb #2ed26208
-from . import backprop, data, functional, fused, loading, model, optim, testing, training
+from . import backprop, data, fitting, functional, fused, loading, model, optim, testing, training
 from .backprop import train_by_hand
 from .data import get_data, get_test_data, normalize, show_digits
+from .fitting import (
+    History, evaluate, fit, load_checkpoint, lr_find, one_cycle, save_checkpoint)
 from .functional import cross_entropy, log_softmax, logsumexp, mse, nll, softmax
 from .fused import fused_cross_entropy, linear_cross_entropy
 from .loading import DataLoader, Dataset, Sampler, collate, get_dls
@@ -19,5 +21,5 @@ from .training import accuracy, train
 
 # %% ../nbs/index.ipynb #dfb1b994
 __version__ = "0.1.0"
-__all__ = [*backprop.__all__, *data.__all__, *functional.__all__, *fused.__all__,
+__all__ = [*backprop.__all__, *data.__all__, *fitting.__all__, *functional.__all__, *fused.__all__,
            *loading.__all__, *model.__all__, *optim.__all__, *testing.__all__, *training.__all__]

@@ -68,7 +68,7 @@ def _forward(
         raise TypeError(f"loss_func should return a tensor with one number, but it is {_told(loss)}")
     return out, loss
 
-# %% ../nbs/08_fit.ipynb #f132bc2d
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,     # what to judge; afterwards it is in the mode in which it came
@@ -100,7 +100,7 @@ def evaluate(
         raise ValueError("dl should give at least one row, but it gave none")
     return loss_sum / rows, None if metric is None else metric_sum / rows
 
-# %% ../nbs/08_fit.ipynb #919adc6b
+# %% ../nbs/08_fit.ipynb #12b50b29
 def _write_whole(
     path: Path,   # the file
     data: bytes,  # all that should be in it
@@ -124,7 +124,7 @@ def _write_whole(
             os.fsync(folder)
         os.close(folder)
 
-# %% ../nbs/08_fit.ipynb #12b50b29
+
 class History:
     """What happened in training: the loss of every batch, and the figures of every epoch.
 
@@ -325,7 +325,7 @@ def load_checkpoint(
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is no checkpoint, or a damaged one: {error!r}") from error
 
-# %% ../nbs/08_fit.ipynb #8c6e1cd7
+# %% ../nbs/08_fit.ipynb #5f973cd3
 def _generators(
     *loaders: Iterable,  # ours, torch's, or any other
 ) -> list[torch.Generator]:  # each once
@@ -362,7 +362,7 @@ def _set_random_state(
     for generator, its_state in zip(generators, state["loaders"], strict=True):
         generator.set_state(its_state)
 
-# %% ../nbs/08_fit.ipynb #5f973cd3
+
 def _length(
     dl: Iterable,   # a loader
 ) -> int | None:    # its number of batches
@@ -438,7 +438,7 @@ class _Run:
         _set_random_state(now, self.generators)
         return batches
 
-# %% ../nbs/08_fit.ipynb #bb1e9958
+# %% ../nbs/08_fit.ipynb #6d3fdbf5
 @contextmanager
 def _interrupt_noted() -> Iterator[list]:
     """Ctrl-C puts something into the list instead of cutting a step in half; a second one raises."""
@@ -483,7 +483,7 @@ def _bar(
     with tqdm(total=batches and batches * epochs, initial=done, **options) as bar:
         yield bar
 
-# %% ../nbs/08_fit.ipynb #6d3fdbf5
+
 _LOWER = "try a tenth of the learning rate"
 
 
@@ -562,7 +562,7 @@ class _Watch:
         lr = self.run.opt.param_groups[0]["lr"]
         raise FloatingPointError(f"the loss is {value} at {self.run}, learning rate {lr:g}; {advice}")
 
-# %% ../nbs/08_fit.ipynb #6961aca6
+# %% ../nbs/08_fit.ipynb #28be49ab
 def _train_epoch(
     run: _Run,            # knows the model, the optimizer and the batches to come
     loss_func: Callable,  # takes outputs and targets, returns one number
@@ -588,7 +588,7 @@ def _train_epoch(
         raise ValueError(f"train_dl gave no rows in epoch {run.epoch + 1}; is it an iterator, "
                          "which can be gone through only once?")
 
-# %% ../nbs/08_fit.ipynb #f809580c
+
 _HEADER = "epoch  train loss  valid loss  valid acc         lr"
 
 
@@ -629,7 +629,7 @@ def _check_options(
     if resume and checkpoint is None:
         raise ValueError("resume=True goes on from a checkpoint, but checkpoint is None")
 
-# %% ../nbs/08_fit.ipynb #28be49ab
+
 def fit(
     epochs: int,            # how many there should be in all, also with `resume`
     model: nn.Module,       # is trained in place
