@@ -8,11 +8,13 @@ __all__ = ['SGD', 'Adam']
 # %% ../nbs/06_optimizers.ipynb #29a16f60
 import math
 from collections.abc import Iterable, Set
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 # %% ../nbs/06_optimizers.ipynb #e88eb79d
 def _listed(params: Any) -> list:
@@ -77,6 +79,21 @@ class _CheckedOptimizer(Optimizer):
                 p.grad = None
             elif p.grad is not None:
                 p.grad.zero_()
+
+    def _patch_step_function(self) -> None:
+        """Let PyTorch's wrapper around `step`, once a class, run only when there are hooks."""
+        cls, bare = type(self), type(self).step
+        if hasattr(bare, "hooked"):
+            return
+        wrapped = Optimizer.profile_hook_step(bare)
+
+        @wraps(bare)
+        def step(self, *args: Any, **kwargs: Any) -> Any:
+            hooks = (self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks,
+                     _global_optimizer_pre_hooks, _global_optimizer_post_hooks)
+            return (wrapped if any(hooks) else bare)(self, *args, **kwargs)
+
+        step.hooked, cls.step = True, step
 
 # %% ../nbs/06_optimizers.ipynb #60571ec4
 class SGD(_CheckedOptimizer):

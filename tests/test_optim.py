@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import lr_scheduler
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from minitorch_train.optim import SGD, Adam
 
@@ -251,6 +252,18 @@ def test_hooks_are_called():
     opt.register_step_pre_hook(lambda *_: called.append("before"))
     opt.register_step_post_hook(lambda *_: called.append("after"))
     run(opt, params, 1)
+    assert called == ["before", "after"]
+
+
+def test_hooks_for_every_optimizer_are_called_and_only_while_they_are_there():
+    params, called = parameters(), []
+    opt = SGD(params, 0.1)
+    handles = [register_optimizer_step_pre_hook(lambda *_: called.append("before")),
+               register_optimizer_step_post_hook(lambda *_: called.append("after"))]
+    run(opt, params, 1)
+    for handle in handles:
+        handle.remove()
+    run(opt, params, 2)
     assert called == ["before", "after"]
 
 
