@@ -46,7 +46,7 @@ setup(
     python_requires=">=" + settings["min_python"],
     packages=[package],
     install_requires=settings["requirements"].split(),
-    extras_require={name: settings[f"{name}_requirements"].split() for name in ("lessons", "dev")},
+    extras_require={name: settings[f"{name}_requirements"].split() for name in ("lessons", "dev", "bench")},
     entry_points={"console_scripts": settings["console_scripts"].split("\n")},
     cmdclass={"build_py": BuildWithLessons},
     zip_safe=False,
