@@ -155,9 +155,12 @@ def _agree(
     if b is None or isinstance(b, str):
         return type(a) is type(b) and a == b
     try:
-        a, b = (torch.as_tensor(x).detach().double() for x in (a, b))
+        a, b = (torch.as_tensor(x).detach() for x in (a, b))
     except (TypeError, ValueError, RuntimeError):  # not a number at all
         return False
+    if not b.is_floating_point():  # counts and classes, of which the next one is wrong
+        return torch.equal(a.double(), b.double())
+    a, b = a.double(), b.double()
     if loose:
         a, b = (torch.where(x.isfinite(), x, torch.nan) for x in (a, b))
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True)
