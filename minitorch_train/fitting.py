@@ -150,7 +150,7 @@ class History:
         if self.epochs:
             ends, valid = zip(*((row["batches"], row["valid_loss"]) for row in self.epochs))
             ax.plot(ends, valid, "o", label="validation")
-            title += f", and a validation loss of {valid[-1]:.3f} at the end of epoch {len(ends)}"
+            title += f": validation loss {valid[-1]:.3f} after epoch {len(ends)}"
         ax.set(xlabel="batch", ylabel="loss", title=title)
         ax.legend()
         return fig
