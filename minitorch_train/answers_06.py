@@ -166,7 +166,8 @@ EXERCISES.append(Exercise(
     id="06.4", title="decay outside the gradient", kind="extend",
     statement="In `AdamW`, decay is not a part of the gradient. Each weight that has a gradient is first multiplied by "
               "`1 - lr * decay`, and then Adam's step is taken. Write `step` for a class `AdamW` that builds on `Adam` "
-              "and keeps its decay as `self.decay`.",
+              "and keeps its decay as `self.decay`. `check` makes `AdamW(params, lr, weight_decay)`, takes three steps and "
+              "compares where two parameters end. The second one never has a gradient.",
     cases=((0.1, 0.0), (0.1, 0.5), (0.01, 0.2)), observe=_trained, reference=AdamW, solution=AdamW, given=_given,
     explanation="Adam divides by the size of the gradient, and decay inside the gradient is divided with it. Outside, every weight shrinks by the same factor.",
     notice=lambda answer: "The blank pixels' weights would now shrink at the pace of `SGD` with the same decay.",
