@@ -312,7 +312,7 @@ P = parameters()
     ([{"lr": 0.1}], TypeError, "a group should be a dict with 'params'"),
     ([{"params": P}, P[0]], TypeError, "a group should be a dict"),
     ([{"params": P, "lr": -1.0}], ValueError, "lr should be a number, at least 0 and finite, but it is -1.0"),
-], ids=str)
+])
 def test_parameters_that_cannot_be_trained_are_refused(make, params, error, message):
     with pytest.raises(error, match=message):
         make(params)
