@@ -256,7 +256,10 @@ def _own_line(
     others = [str(Path(__file__).parent), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<frozen"]
     frames = [frame for frame in traceback.extract_tb(error.__traceback__)
               if not any(frame.filename.startswith(other) for other in others)]
-    return f"line {frames[-1].lineno} of your code:  {frames[-1].line}" if frames else ""
+    if not frames:
+        return ""
+    text = f":  {frames[-1].line}" if frames[-1].line else ""
+    return f"line {frames[-1].lineno} of your code{text}"
 
 # %% ../nbs/90_exercises.ipynb #e1f7ea12
 @dataclass(frozen=True)
@@ -294,7 +297,7 @@ def _explain(
     if isinstance(came, _Raised):
         text = textwrap.shorten(str(came.error), 300)
         lines += [f"error    {type(came.error).__name__}: {text}".removesuffix(": "), _own_line(came.error)]
-        lines += [] if isinstance(wanted[first], _Raised) else [f"wanted   {_show(wanted[first])}"]
+        lines += [] if isinstance(wanted[first], (_Raised, dict)) else [f"wanted   {_show(wanted[first])}"]
         status, title = "raised", "stopped with an error."
     else:
         asked = wanted[first]
@@ -317,7 +320,7 @@ def _untouched(
     if exercise.given is nothing:
         nothing_yet = "returns nothing" if exercise.observe is call else "does nothing"
         return Verdict("not yet", [f"{exercise.id} not yet: {_name(answer)} {nothing_yet} so far."])
-    return Verdict("not yet", [f"{exercise.id} not yet: this is still the version to repair.",
+    return Verdict("not yet", [f"{exercise.id} not yet: this still does what the version to repair does.",
                                *_explain(exercise, answer, outcomes, wanted).lines[1:]])
 
 

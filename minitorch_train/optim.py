@@ -81,7 +81,7 @@ class _CheckedOptimizer(Optimizer):
                 p.grad.zero_()
 
     def _patch_step_function(self) -> None:
-        """Let PyTorch's wrapper around `step`, once a class, run only when there are hooks."""
+        """Let PyTorch's wrapper around `step`, once a class, run only for hooks or a profiler."""
         cls, bare = type(self), type(self).step
         if hasattr(bare, "hooked"):
             return
@@ -91,7 +91,8 @@ class _CheckedOptimizer(Optimizer):
         def step(self, *args: Any, **kwargs: Any) -> Any:
             hooks = (self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks,
                      _global_optimizer_pre_hooks, _global_optimizer_post_hooks)
-            return (wrapped if any(hooks) else bare)(self, *args, **kwargs)
+            wanted = any(hooks) or torch.autograd._profiler_enabled()
+            return (wrapped if wanted else bare)(self, *args, **kwargs)
 
         step.hooked, cls.step = True, step
 

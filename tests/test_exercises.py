@@ -198,6 +198,15 @@ def test_an_error_without_a_line_of_the_learners(bank, capsys):
     assert "of your code" not in said(capsys, len)
 
 
+def test_a_line_that_was_typed_and_not_kept(bank, capsys):
+    assert "  line 1 of your code" in said(capsys, eval("lambda x: x.reshape(7)")).splitlines()
+
+
+def test_an_error_where_several_results_were_wanted():
+    several = Exercise(**{**vars(DOUBLE), "observe": lambda answer, x: {"twice": answer(x)}, "mistakes": ()})
+    assert not any(line.startswith("  wanted") for line in judge(several, lambda x: x.reshape(7)).lines)
+
+
 def forever(x):
     while True:
         pass
@@ -302,7 +311,7 @@ def test_a_wrong_value_does_not_show_the_right_one():
 
 def test_a_version_to_repair():
     repair = Exercise(**{**vars(DOUBLE), "kind": "repair", "given": lambda x: x + 1})
-    assert judge(repair, lambda x: 1 + x).lines == ["99.1 not yet: this is still the version to repair.",
+    assert judge(repair, lambda x: 1 + x).lines == ["99.1 not yet: this still does what the version to repair does.",
                                                     "  input    <lambda>([0])", "  came     [1]", "  wanted   [0]"]
 
 

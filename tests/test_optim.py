@@ -255,6 +255,14 @@ def test_hooks_are_called():
     assert called == ["before", "after"]
 
 
+def test_a_profiler_sees_the_step():
+    p = nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    with torch.profiler.profile() as profile:
+        SGD([p], lr=0.1).step()
+    assert "Optimizer.step#SGD.step" in {event.key for event in profile.key_averages()}
+
+
 def test_hooks_for_every_optimizer_are_called_and_only_while_they_are_there():
     params, called = parameters(), []
     opt = SGD(params, 0.1)
