@@ -55,8 +55,8 @@ def _nesterov(opt_class, p, g, v, lr, mu):
 
 EXERCISES.append(Exercise(
     id="06.2", title="one step of Nesterov", kind="write",
-    statement="Write `nesterov_step(p, g, v, lr, mu)` for a weight `p`, its gradient `g` and the running sum `v` so far. "
-              "It returns two things: the new weight and the new running sum.",
+    statement="Write `nesterov_step(p, g, v, lr, mu)` for a weight `p`, its gradient `g` measured at `p`, and the running sum `v` so far: "
+              "the second form of the section on Nesterov, which is PyTorch's. It returns two things: the new weight and the new running sum.",
     cases=(
         (tensor([1.0]), tensor([2.0]), tensor([0.0]), 0.1, 0.9),
         (tensor([1.0]), tensor([2.0]), tensor([4.0]), 0.1, 0.5),
