@@ -104,7 +104,8 @@ def merge(w1, b1, w2, b2):
 
 _merge = Exercise(
     id="02.4", title="two layers with nothing between them", kind="extend",
-    statement="Two linear layers in a row, with nothing between them, are one linear layer. Write `merge(w1, b1, w2, b2)`: it returns that layer's weight and bias, as a tuple.",
+    statement="Two linear layers in a row, with nothing between them, are one linear layer. Write `merge(w1, b1, w2, b2)`: it returns that layer's weight and bias, as a tuple. "
+              "`w1` and `b1` belong to the layer that comes first, and weights have the shape that 02.3 gives.",
     cases=((tensor([[2.0]]), tensor([1.0]), tensor([[3.0]]), tensor([5.0])),
            (tensor([[1.0, -2.0], [0.0, 1.0]]), tensor([1.0, -1.0]), tensor([[0.0, 1.0], [3.0, -1.0]]), tensor([0.0, 5.0])),
            (torch.arange(12.0).view(3, 4), tensor([1.0, 0.0, 2.0]), torch.arange(6.0).view(2, 3), tensor([1.0, -1.0]))),
