@@ -101,7 +101,7 @@ def _with_gradients(model, loss_func, batches):
 EXERCISES = [
     Exercise(
         id="08.1", title="evaluate by hand", kind="write",
-        statement="Write `my_evaluate(model, loss_func, batches)`: the mean loss over all rows of `batches`, a list of pairs `(xb, yb)` of different sizes. `loss_func(out, yb)` is the mean loss of one batch. Dropout should be off and no gradients recorded, and afterwards the model should be in train mode.",
+        statement="Write `my_evaluate(model, loss_func, batches)`: the mean loss over all rows of `batches`, a list of pairs `(xb, yb)` of different sizes. `loss_func(out, yb)` is the mean loss of one batch. Dropout should be off and no gradients recorded, and afterwards the model should be in train mode, whatever mode it came in.",
         cases=((_dropping(), _batches(2, 1)), (_dropping(), _batches(4, 4, 1)), (_dropping(), _batches(5, 2, 7))), observe=_judged,
         reference=lambda model, loss_func, batches: evaluate(model, loss_func, batches, metric=None)[0], solution=my_evaluate,
         explanation="Each batch counts by its rows, in eval mode, and without a graph that nobody needs.",
@@ -212,7 +212,7 @@ def _few(n, bs):
 
 EXERCISES.append(Exercise(
     id="08.3", title="a loop to repair", kind="repair",
-    statement="`epoch_losses` is meant to train for one epoch and to return the mean of the batches' losses as a number. It has two faults. It trains badly, and the longer the epoch, the more memory it takes. Repair both.",
+    statement="`epoch_losses` is meant to train a model, which is in train mode, for one epoch, and to return as a number the plain mean of the batches' losses, in which each batch counts the same. It has two faults. It trains badly, and the longer the epoch, the more memory it takes. Repair both.",
     cases=((_linear(), _few(2, 1)), (_linear(), _few(6, 2)), (_linear(), _few(12, 3))), observe=_trained, given=_broken,
     reference=_loop(), solution=epoch_losses,
     explanation="`item` takes the number and lets the graph go, and `zero_grad` keeps the gradients of one batch out of the next.",
@@ -249,7 +249,7 @@ def _clamped(share):
 
 EXERCISES.append(Exercise(
     id="08.4", title="up and down", kind="extend",
-    statement="Write `up_and_down(step, steps, lr)`, a schedule like `one_cycle` with straight lines. It returns the learning rate of step `step`, which runs from 0 to `steps - 1`: 0 at the first step, `lr` halfway between the first and the last, 0 at the last, and in between on straight lines. `steps` is at least 3.",
+    statement="Write `up_and_down(step, steps, lr)`, a schedule like `one_cycle` with straight lines. It returns the learning rate of step `step`, which runs from 0 to `steps - 1`: 0 at the first step and at the last, and in between on two straight lines that meet at the height `lr`, halfway at `(steps - 1) / 2`. When that is not a whole number, no step reaches `lr`. `steps` is at least 3.",
     cases=((3, 1.0), (4, 1.0), (5, 0.5), (101, 0.1)), observe=_rates,
     reference=lambda step, steps, lr: lr * min(2 * step / (steps - 1), 2 - 2 * step / (steps - 1)), solution=up_and_down,
     explanation="The distance from the middle, as a share of the way from the middle to an end, is what is missing from `lr`.",
