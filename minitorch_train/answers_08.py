@@ -101,7 +101,7 @@ def _with_gradients(model, loss_func, batches):
 EXERCISES = [
     Exercise(
         id="08.1", title="evaluate by hand", kind="write",
-        statement="Write `my_evaluate(model, loss_func, batches)`: the mean loss over all rows of `batches`, a list of pairs `(xb, yb)` of different sizes. `loss_func(out, yb)` is the mean loss of one batch. Dropout should be off and no gradients recorded, and afterwards the model should be in train mode, whatever mode it came in.",
+        statement="Write `my_evaluate(model, loss_func, batches)`: the mean loss over all rows of `batches`, a list of pairs `(xb, yb)` of different sizes. `loss_func(out, yb)` is the mean loss of one batch. Dropout should be off and no gradients recorded, and afterwards, unlike with `evaluate`, the model should be in train mode, whatever mode it came in. Return a number.",
         cases=((_dropping(), _batches(2, 1)), (_dropping(), _batches(4, 4, 1)), (_dropping(), _batches(5, 2, 7))), observe=_judged,
         reference=lambda model, loss_func, batches: evaluate(model, loss_func, batches, metric=None)[0], solution=my_evaluate,
         explanation="Each batch counts by its rows, in eval mode, and without a graph that nobody needs.",
@@ -212,7 +212,7 @@ def _few(n, bs):
 
 EXERCISES.append(Exercise(
     id="08.3", title="a loop to repair", kind="repair",
-    statement="`epoch_losses` is meant to train a model, which is in train mode, for one epoch, and to return as a number the plain mean of the batches' losses, in which each batch counts the same. It has two faults. It trains badly, and the longer the epoch, the more memory it takes. Repair both.",
+    statement="`epoch_losses` is meant to train a model, which is in train mode, for one epoch, and to return as a number the plain mean of the batches' losses, in which each batch counts the same. It has two faults. It trains badly, since gradients of earlier batches stay in it, and what it keeps of each batch takes far more memory than a number. Repair both.",
     cases=((_linear(), _few(2, 1)), (_linear(), _few(6, 2)), (_linear(), _few(12, 3))), observe=_trained, given=_broken,
     reference=_loop(), solution=epoch_losses,
     explanation="`item` takes the number and lets the graph go, and `zero_grad` keeps the gradients of one batch out of the next.",
@@ -265,5 +265,57 @@ EXERCISES.append(Exercise(
                 (lambda step, steps, lr: lr * (1 - step / (steps - 1)), lambda step, steps, lr: lr * _clamped(2 - 2 * step / (steps - 1)))),
         Mistake("a share instead of a rate", "With `lr` 0.5, no rate should be above 0.5.", "Multiply the share by `lr`.",
                 (lambda step, steps, lr: min(2 * step, 2 * (steps - 1 - step)) / (steps - 1),)),
+    ),
+))
+
+# %% ../nbs/90_answers_08.ipynb #f506331f
+def _state(seed):
+    """The state of a generator that nothing was drawn from."""
+    return torch.Generator().manual_seed(seed).get_state()
+
+
+def _at(begun):
+    """A generator in this state."""
+    generator = torch.Generator()
+    generator.set_state(begun)
+    return generator
+
+
+def rows_to_come(begun, n, done):
+    generator = torch.Generator()
+    generator.set_state(begun)
+    return torch.randperm(n, generator=generator).tolist()[done:]
+
+
+def _second_permutation(begun, n, done):
+    """The order of the epoch after this one."""
+    generator = _at(begun)
+    torch.randperm(n, generator=generator)
+    return torch.randperm(n, generator=generator).tolist()[done:]
+
+
+EXERCISES.append(Exercise(
+    id="08.5", title="rows to come", kind="write",
+    statement="Write `rows_to_come(begun, n, done)`. An epoch of `n` rows went through the permutation that `torch.randperm` drew at its start from a generator, and was stopped after `done` rows. `begun` is the state of that generator, from its `get_state()`, before the permutation was drawn. Return the rows that are still to come, in their order, as a list of numbers.",
+    cases=((_state(1), 5, 2), (_state(2), 8, 3), (_state(3), 100, 90)), observe=lambda answer, *case: None if (rows := answer(*case)) is None else list(rows),
+    reference=lambda begun, n, done: torch.randperm(n, generator=_at(begun))[done:].tolist(), solution=rows_to_come,
+    explanation="From the same state the same permutation is drawn again, and what is done is skipped.",
+    notice=lambda answer: f"After 2 of 5 rows, {len(answer(_state(1), 5, 2))} are left, and none of them is one of the first two.",
+    hint="A generator takes a state by `set_state`, and `torch.randperm` takes a generator.",
+    mistakes=(
+        Mistake("another order", "That is a permutation, but not the one of this epoch.",
+                "Make a `torch.Generator()`, give it `begun` by `set_state`, and give it to `torch.randperm` as `generator`.",
+                (lambda begun, n, done: torch.randperm(n)[done:].tolist(), lambda begun, n, done: torch.randperm(n, generator=torch.Generator())[done:].tolist())),
+        Mistake("the rows that are done", "These were used before the stop.", "Take what comes after the first `done`: `[done:]`.",
+                (lambda begun, n, done: rows_to_come(begun, n, 0)[:done],)),
+        Mistake("a new permutation of the rest", "The order of the whole epoch was drawn in one go.", "Draw a permutation of all `n` rows, then skip the first `done`.",
+                (lambda begun, n, done: torch.randperm(n - done, generator=_at(begun)).tolist(),)),
+        Mistake("one row too many is skipped", "After `done` rows, the next one is number `done`, counted from 0.", "Skip the first `done` rows: `[done:]`.",
+                (lambda begun, n, done: rows_to_come(begun, n, done + 1),)),
+        Mistake("one row is used twice", "The last row before the stop comes again.", "Skip the first `done` rows: `[done:]`.",
+                (lambda begun, n, done: rows_to_come(begun, n, done - 1),)),
+        Mistake("the order of the next epoch", "The generator drew twice.", "Set the state, and draw one permutation.", (_second_permutation,)),
+        Mistake("sorted", "These are the right rows in the order of the file.", "Leave them in the order of the permutation.",
+                (lambda begun, n, done: sorted(rows_to_come(begun, n, done)),)),
     ),
 ))

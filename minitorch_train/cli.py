@@ -7,6 +7,7 @@ __all__ = ['app']
 
 # %% ../nbs/95_command_line.ipynb #b9b02d46
 import filecmp
+import io
 import json
 import os
 import re
@@ -288,6 +289,8 @@ def _settings(
     resume: bool,        # go on with what is there?
 ) -> dict:               # what to train with
     """The settings of a run: those that are kept when it goes on, else the recipe's and the user's."""
+    from minitorch_train.checkpoints import write_whole
+
     recipe = given.get("recipe", "plain")
     settings = {"recipe": recipe, "seed": 0, **_RECIPES[recipe], **given}
     if "optimizer" in given and "lr" not in given:
@@ -306,21 +309,8 @@ def _settings(
     if (folder / "run.safetensors").exists():
         raise ValueError(f"{folder} holds a run already. Go on with it by --resume, or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    _write(path, lambda part: part.write_text(json.dumps(settings), encoding="utf-8"))
+    write_whole(path, json.dumps(settings).encode())
     return settings
-
-
-def _write(
-    path: Path,       # the file
-    make: "Callable",  # writes it to the path that it is given
-) -> None:
-    """Write a file under another name, then rename it: it is whole, or as it was."""
-    part = path.with_name(f".part-{path.name}")
-    try:
-        make(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 # %% ../nbs/95_command_line.ipynb #8c6b992f
 def _train(
@@ -394,6 +384,7 @@ def _train_digits(
     if lr is not None and not 0 < lr < float("inf"):
         raise typer.BadParameter(f"--lr should be above 0, but it is {lr}")
     _check_targets(plot, json_file)
+    from minitorch_train.checkpoints import write_whole
     from minitorch_train.fitting import History
 
     options = {"recipe": recipe, "epochs": epochs, "lr": lr, "bs": bs, "hidden": hidden, "optimizer": optimizer, "seed": seed}
@@ -408,7 +399,9 @@ def _train_digits(
         _fail(str(error))
     try:
         if plot is not None:
-            _write(plot, lambda part: history.plot().savefig(part, format=plot.suffix[1:].lower()))
+            picture = io.BytesIO()
+            history.plot().savefig(picture, format=plot.suffix[1:].lower())
+            write_whole(plot, picture.getvalue())
         if json_file is not None:
             history.save(json_file)
     except OSError as error:

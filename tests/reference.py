@@ -1,4 +1,4 @@
-"""The one way in which these tests compare a function of ours with the function it follows."""
+"""How these tests compare: a function of ours with the function it follows, and a state with another."""
 
 import torch
 from torch.testing import assert_close
@@ -67,3 +67,20 @@ def _widened(inputs, options):
         floating = isinstance(x, torch.Tensor) and x.is_floating_point()
         return x.detach().double().requires_grad_(x.requires_grad) if floating else x
     return [widen(x) for x in inputs], {name: widen(x) for name, x in options.items()}
+
+
+def alike(a, b):
+    """Two nests of tensors, numbers and texts are the same, types and order included."""
+    assert type(a) is type(b), (a, b)
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert list(a) == list(b)
+        for key in a:
+            alike(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for pair in zip(a, b):
+            alike(*pair)
+    else:
+        assert a == b

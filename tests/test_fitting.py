@@ -22,9 +22,10 @@ import pytest
 import torch
 import torch.nn.functional as torch_F
 import torch.utils.data as torch_data
+from reference import alike
 from torch import nn, tensor
 
-from minitorch_train import fitting, optim
+from minitorch_train import fitting, optim, watching
 from minitorch_train.fitting import History, evaluate, fit, load_checkpoint, lr_find, one_cycle, save_checkpoint
 from minitorch_train.functional import cross_entropy, mse
 from minitorch_train.loading import DataLoader, Dataset, get_dls
@@ -376,12 +377,12 @@ def test_a_notebook_has_a_bar_when_somebody_is_there(monkeypatch):
     fake.get_ipython = lambda: Shell
     monkeypatch.setitem(sys.modules, "IPython", fake)
     run = fitting._Run({"model": nn.Linear(1, 1), "opt": None}, ([1, 2], []), History())
-    with fitting._bar(run, 3, True) as bar:
+    with watching.progress_bar(run, 3, True) as bar:
         assert bar.total == 6
-    with fitting._bar(run, 3, False) as bar:
+    with watching.progress_bar(run, 3, False) as bar:
         assert bar is None
     Kernel._allow_stdin = False  # as nbclient and nbconvert run a notebook
-    with fitting._bar(run, 3, True) as bar:
+    with watching.progress_bar(run, 3, True) as bar:
         assert bar is None
 
 
@@ -534,40 +535,6 @@ def test_one_cycle_stays_low_after_its_end_and_refuses_odd_numbers():
 
 # Checkpoints
 
-STATE = {
-    "model": {"w": torch.randn(3, 4), "half": torch.randn(5).bfloat16(), "count": tensor(7), "mask": tensor([True, False]), "none": torch.zeros(0, 3)},
-    "nested": [1, (2.5, None, "text\n\"é"), {3: [True, {}], "x.y": -math.inf}, 0.1 + 0.2, 2**80, [], ()],
-    "same name": {"a.b": tensor(1), "a": {"b": tensor(2)}}, "strided": torch.arange(6).view(2, 3).t(),
-}
-
-
-def alike(a, b):
-    assert type(a) is type(b), (a, b)
-    if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert list(a) == list(b)
-        for key in a:
-            alike(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for pair in zip(a, b):
-            alike(*pair)
-    else:
-        assert a == b
-
-
-def test_a_checkpoint_gives_back_what_was_put_in(tmp_path):
-    path = tmp_path / "a.safetensors"
-    save_checkpoint(STATE, path)
-    alike(load_checkpoint(path), STATE)
-    save_checkpoint({"other": 1}, str(path))
-    assert load_checkpoint(str(path)) == {"other": 1} and os.listdir(tmp_path) == ["a.safetensors"]
-    tied = torch.zeros(3)
-    save_checkpoint({"a": tied, "b": tied, "c": nn.Parameter(tied)}, path)
-    assert load_checkpoint(path)["c"].tolist() == [0, 0, 0]
-
-
 def test_anything_that_reads_safetensors_can_read_the_weights(tmp_path):
     from safetensors.torch import load_file
 
@@ -581,61 +548,6 @@ def test_anything_that_reads_safetensors_can_read_the_weights(tmp_path):
     same_bits(fresh, model)
 
 
-@pytest.mark.parametrize("value, message", [
-    (lambda: 1, "a checkpoint cannot hold opt.rule, which is of type function"),
-    (object(), "opt.rule, which is of type object"),
-    ({(1, 2): 3}, "opt.rule, which is of type dict"),
-    (np.zeros(2), "of type ndarray"),
-], ids=["function", "object", "tuple as key", "array"])
-def test_a_checkpoint_refuses_what_it_cannot_hold(tmp_path, value, message):
-    path = tmp_path / "a"
-    save_checkpoint({"first": 1}, path)
-    with pytest.raises(TypeError, match=message):
-        save_checkpoint({"opt": {"rule": value}}, path)
-    assert load_checkpoint(path) == {"first": 1} and os.listdir(tmp_path) == ["a"]
-
-
-def test_every_cut_and_every_flipped_byte_is_noticed(tmp_path):
-    path = tmp_path / "a"
-    save_checkpoint({"w": torch.arange(40.0), "n": [1, 2.5]}, path)
-    data = path.read_bytes()
-    for length in range(len(data)):
-        path.write_bytes(data[:length])
-        with pytest.raises(ValueError, match="a is no checkpoint, or a damaged one"):
-            load_checkpoint(path)
-    for place in range(len(data)):
-        for bit in (1, 128):
-            path.write_bytes(data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :])
-            try:
-                state = load_checkpoint(path)
-            except ValueError:
-                continue
-            assert repr(state) == repr({"w": torch.arange(40.0), "n": [1, 2.5]}), "white space in the header may change, nothing else"
-
-
-def test_other_files_are_no_checkpoints(tmp_path):
-    from safetensors.torch import save
-
-    deep = '{"tuple": [' * 100_000
-    others = {
-        "text": b"epoch 1", "empty": b"", "pickle": b"\x80\x04K\x01.", "weights": save({"w": torch.zeros(2)}),
-        "no checksum": save({}, {"minitorch_train": "1"}), "no json": save({}, header("{")), "deep": save({}, header(deep)),
-        "no tensor": save({}, header('{"tensor": "w"}')), "two kinds": save({}, header('{"tuple": [], "dict": []}')),
-        "no pairs": save({}, header('{"dict": 5}')), "list as key": save({}, header('{"dict": [[[1], 2]]}')),
-    }
-    for name, data in others.items():
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(ValueError, match="is no checkpoint, or a damaged one"):
-            load_checkpoint(tmp_path / name)
-        assert (tmp_path / name).read_bytes() == data
-    with pytest.raises(FileNotFoundError):
-        load_checkpoint(tmp_path / "nowhere")
-
-
-def header(text):
-    return {"minitorch_train": text, "checksum": fitting._checksum(text, {})}
-
-
 # Going on
 
 class Cut(Exception):
@@ -644,14 +556,14 @@ class Cut(Exception):
 
 def cut_at(monkeypatch, batches):
     """Let a run end when so many batches are done, with the checkpoint of the moment."""
-    look, count = fitting._Watch.look, []
+    look, count = watching.Watch.look, []
 
     def counted(self):
         look(self)
         count.append(1)
         if len(count) == batches:
             raise Cut
-    monkeypatch.setattr(fitting._Watch, "look", counted)
+    monkeypatch.setattr(watching.Watch, "look", counted)
 
 
 def noisy(x):
@@ -749,12 +661,12 @@ def test_saving_changes_nothing(tmp_path):
 
 
 def test_checkpoints_come_at_the_start_at_the_times_asked_for_and_after_each_epoch(tmp_path, monkeypatch):
-    save, places = fitting.save_checkpoint, []
-    monkeypatch.setattr(fitting, "save_checkpoint", lambda state, path: (places.append(state["place"][:2]), save(state, path)))
+    save, places = watching.save_checkpoint, []
+    monkeypatch.setattr(watching, "save_checkpoint", lambda state, path: (places.append(state["place"][:2]), save(state, path)))
     whole_run("ours", epochs=2, checkpoint=tmp_path / "a")
     assert places == [[0, 0], [1, 0], [2, 0]]
     places.clear()
-    monkeypatch.setattr(fitting.time, "perf_counter", iter(range(0, 10_000, 10)).__next__)  # each look at the clock is ten seconds later
+    monkeypatch.setattr(time, "perf_counter", iter(range(0, 10_000, 10)).__next__)  # each look at the clock is ten seconds later
     whole_run("ours", epochs=1, checkpoint=tmp_path / "b", save_every=25)
     assert places == [[0, 0], [0, 3], [0, 6], [1, 0]]
 
@@ -969,30 +881,6 @@ def test_a_full_disk_is_a_clear_error_and_the_old_checkpoint_stays(tmp_path):
     alike(load_checkpoint(path), before)
     assert os.listdir(tmp_path) == ["run"], "the half-written file is gone"
     quiet_run(path, 2)
-
-
-@pytest.mark.parametrize("name", ["fsync", "replace"])
-def test_a_disk_that_fails_late_leaves_the_old_checkpoint(tmp_path, monkeypatch, name):
-    path = tmp_path / "run"
-    save_checkpoint({"n": 1}, path)
-
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(fitting.os, name, full)
-        with pytest.raises(OSError, match="run could not be written: No space left on device; what was there before is unchanged"):
-            save_checkpoint({"n": 2}, path)
-    assert load_checkpoint(path) == {"n": 1} and os.listdir(tmp_path) == ["run"]
-
-
-def test_the_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
-    calls = []
-    for name in ("fsync", "replace"):
-        real = getattr(os, name)
-        monkeypatch.setattr(fitting.os, name, lambda *arguments, name=name, real=real: (calls.append(name), real(*arguments))[1])
-    save_checkpoint({"n": 1}, tmp_path / "a")
-    assert calls == ["fsync", "replace", "fsync"][:3 if os.name == "posix" else 2]
 
 
 @needs_fork
