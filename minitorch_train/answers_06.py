@@ -56,7 +56,8 @@ def _nesterov(opt_class, p, g, v, lr, mu):
 EXERCISES.append(Exercise(
     id="06.2", title="one step of Nesterov", kind="write",
     statement="Write `nesterov_step(p, g, v, lr, mu)` for a weight `p`, its gradient `g` measured at `p`, and the running sum `v` so far: "
-              "the second form of the section on Nesterov, which is PyTorch's. It returns two things: the new weight and the new running sum.",
+              "form (2) of the section on Nesterov, which is PyTorch's. All three are tensors. "
+              "It returns two new ones, the new weight and the new running sum, and changes nothing in place.",
     cases=(
         (tensor([1.0]), tensor([2.0]), tensor([0.0]), 0.1, 0.9),
         (tensor([1.0]), tensor([2.0]), tensor([4.0]), 0.1, 0.5),
@@ -98,8 +99,8 @@ def _first_step(g):
 
 EXERCISES.append(Exercise(
     id="06.3", title="break Adam's first step", kind="break",
-    statement="Adam's first step has the length of the rate, whatever the gradient. Break that: find a gradient above 0 "
-              "for which `Adam`, with its default `eps`, moves a weight by less than half the rate.",
+    statement="Adam's first step has the length of the rate, almost whatever the gradient. Break that: find a gradient "
+              "above 0 for which `Adam`, with its default `eps`, moves a weight by less than half the rate.",
     cases=((),), observe=_first_step, reference=1e-9, given=...,
     solution=1e-9,
     explanation="The first step is lr * g / (g + eps). Below eps, which is 1e-8, the gradient counts for less than eps does.",
@@ -129,9 +130,13 @@ class AdamW(Adam):
         super().step()
 
 
-def _given(params, lr=1e-3, weight_decay=0.01):
-    """What stands in the lesson: the class without a `step` of its own."""
-    return Adam(params, lr)
+class _Given(Adam):
+    """What stands in the lesson: a `step` that does nothing yet."""
+    def __init__(self, params, lr=1e-3, weight_decay=0.01):
+        super().__init__(params, lr)
+
+    def step(self):
+        ...
 
 
 def _decaying(factor, after=False, always=False):
@@ -166,13 +171,17 @@ EXERCISES.append(Exercise(
     id="06.4", title="decay outside the gradient", kind="extend",
     statement="In `AdamW`, decay is not a part of the gradient. Each weight that has a gradient is first multiplied by "
               "`1 - lr * decay`, and then Adam's step is taken. Write `step` for a class `AdamW` that builds on `Adam` "
-              "and keeps its decay as `self.decay`. `check` makes `AdamW(params, lr, weight_decay)`, takes three steps and "
+              "and keeps its decay as `self.decay`. Start with a loop over `self.param_groups`: each group holds its `params`, "
+              "and its rate as `lr`. `check` makes `AdamW(params, lr, weight_decay)`, takes three steps and "
               "compares where two parameters end. The second one never has a gradient.",
-    cases=((0.1, 0.0), (0.1, 0.5), (0.01, 0.2)), observe=_trained, reference=AdamW, solution=AdamW, given=_given,
+    cases=((0.1, 0.0), (0.1, 0.5), (0.01, 0.2)), observe=_trained, reference=AdamW, solution=AdamW, given=_Given,
     explanation="Adam divides by the size of the gradient, and decay inside the gradient is divided with it. Outside, every weight shrinks by the same factor.",
     notice=lambda answer: "The blank pixels' weights would now shrink at the pace of `SGD` with the same decay.",
     hint="Two parts, under `torch.no_grad()`: a loop over groups and parameters that multiplies, and then `super().step()`.",
     mistakes=(
+        Mistake("there is no decay yet", "This is Adam's own step.",
+                "Before `super().step()`, multiply each weight that has a gradient by `1 - lr * decay`.",
+                (lambda params, lr, weight_decay: Adam(params, lr),)),
         Mistake("the decay is in the gradient", "That is what `Adam` does with its own `weight_decay`.",
                 "Give no `weight_decay` to `Adam`, and multiply the weights yourself.",
                 (lambda params, lr, weight_decay: Adam(params, lr, weight_decay=weight_decay),)),

@@ -43,14 +43,15 @@ def _check_numbers(group: dict[str, Any]) -> None:
     if group.get("nesterov") and not group["momentum"]:
         raise ValueError("nesterov looks ahead along the momentum, so momentum should not be 0")
 
-# %% ../nbs/06_optimizers.ipynb #c2fbeb53
+
 class _CheckedOptimizer(Optimizer):
     """What `SGD` and `Adam` share: each group of parameters is checked before it is taken in."""
 
     def __init__(self, params: Any, **defaults: Any):
         super().__init__(_listed(params), defaults)
 
-    # PyTorch's own versions of these two load its compiler at the first call: a second.
+    # PyTorch's `add_param_group` and `zero_grad` load its compiler at the first call, which
+    # takes about a second. These two do not.
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a dictionary with `params` and the numbers that differ from the defaults."""
