@@ -71,7 +71,7 @@ def _many_permutations_cut(n, bs, seed):
 EXERCISES = [
     Exercise(
         id="07.1", title="batches of row numbers", kind="write",
-        statement="Write `batches_of(n, bs, seed)`: a list of tensors that hold the row numbers 0 to `n - 1`, each once, in random order, `bs` in each tensor, and what is left over in the last one. The same seed gives the same order, and another seed another one.",
+        statement="Write `batches_of(n, bs, seed)`: a list of tensors that hold the row numbers 0 to `n - 1`, each once, in random order, `bs` in each tensor, and what is left over in the last one. The same seed gives the same order, and another seed gives another order.",
         cases=((10, 4, 1), (10, 10, 1), (40, 8, 2)), observe=_epoch,
         reference=lambda n, bs, seed: list(Sampler(range(n), bs, shuffle=True, generator=_seeded(seed))),
         solution=batches_of,
@@ -181,7 +181,7 @@ def _replaced(x, y, bs):
 
 EXERCISES.append(Exercise(
     id="07.3", title="a loader to repair", kind="repair",
-    statement="`mixed_batches(x, y, bs)` is meant to return the batches of one epoch: every row once, in random order, with its own label. A network that is trained with it learns nothing, and for some numbers of rows one row is missing too. Repair both.",
+    statement="`mixed_batches(x, y, bs)` is meant to return the batches of one epoch: every row once, in random order, with its own label. A network that is trained with it learns nothing, and for some values of `len(x)` one row is missing too. Repair both.",
     cases=((*_numbered(7), 3), (*_numbered(8), 4), (*_numbered(33), 8)), observe=_pass, given=_broken,
     reference=lambda x, y, bs: list(DataLoader(Dataset(x, y), bs, shuffle=True)), solution=mixed_batches,
     explanation="One permutation for both keeps the pairs together, and `split` leaves no row behind.",
@@ -226,7 +226,7 @@ def _doubles_twice(xb):
 
 EXERCISES.append(Exercise(
     id="07.4", title="break the data", kind="break",
-    statement="Write `spoil(xb)`, which returns a batch with all its pixels doubled. In a loop over `DataLoader(ds, 2)` it should also do damage: when the loop is over, the pixels in `ds` itself are doubled.",
+    statement="Write `spoil(xb)`, which returns the batch with all its pixels doubled, once and not twice. `ds` is a `Dataset`, and a loop over `DataLoader(ds, 2)` reads it in order and calls `spoil` on each batch. That should also do damage: when the loop is over, the pixels in `ds` itself are doubled.",
     cases=((torch.ones(2, 2),), (torch.arange(15.0).view(5, 3),)), observe=_spoiled, reference=lambda xb: torch.mul(xb, 2, out=xb), solution=spoil,
     explanation="In order, a batch is a slice of the data, and `mul_` changes the memory that both share. A shuffled batch is a copy.",
     notice=lambda answer: "With shuffle=True the data holds "

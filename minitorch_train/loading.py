@@ -96,7 +96,7 @@ class Sampler:
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.ds), self.bs)
-        return full + (rest > 0 and not self.drop_last)
+        return full + (rest > 0 and not self.drop_last)  # True counts as 1
 
     def __iter__(self) -> Iterator[slice | Tensor]:
         n = len(self.ds)
@@ -146,7 +146,8 @@ class DataLoader:
 
     In order, the batches of a `Dataset` share their memory with it. Where making an item takes
     long, use `torch.utils.data.DataLoader` with workers. Raises `TypeError` for a `ds` that
-    cannot be indexed, and as `Sampler` does.
+    cannot be indexed, and as `Sampler` does. Pass `drop_last` and `generator` by name: `Sampler`
+    has them in the other order.
     """
 
     def __init__(
@@ -180,6 +181,7 @@ class DataLoader:
         rows: slice | Tensor,  # which rows
     ) -> Any:                  # what `ds` or `collate` makes of them
         """The batch of these rows."""
+        # `collate` is the function above: if nobody passed another one, one index does it all
         if isinstance(self.dataset, Dataset) and self.collate is collate:
             return self.dataset[rows]
         numbers = range(len(self.dataset))[rows] if isinstance(rows, slice) else rows.tolist()
@@ -199,4 +201,5 @@ def get_dls(
     validation has to use every row. Raises as `DataLoader` does.
     """
     train_dl = DataLoader(train_ds, bs, shuffle=True, **kwargs)
+    # what comes later in the dictionary wins, so here `drop_last` is False in any case
     return train_dl, DataLoader(valid_ds, 2 * bs, **{**kwargs, "drop_last": False})
