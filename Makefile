@@ -28,7 +28,8 @@ bench: $(READY)
 
 build: $(READY)
 	$(BIN)/nbdev_export
-	$(BIN)/python -m nbconvert --to notebook --execute --ExecutePreprocessor.coalesce_streams=True --inplace nbs/*.ipynb
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace nbs/*.ipynb
+	$(BIN)/python -m nbconvert --to notebook --coalesce-streams --inplace nbs/*.ipynb
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 	$(BIN)/python nbs/tools/make_readme.py

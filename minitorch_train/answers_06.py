@@ -56,8 +56,8 @@ def _nesterov(opt_class, p, g, v, lr, mu):
 EXERCISES.append(Exercise(
     id="06.2", title="one step of Nesterov", kind="write",
     statement="Write `nesterov_step(p, g, v, lr, mu)` for a weight `p`, its gradient `g` measured at `p`, and the running sum `v` so far: "
-              "form (2) of the section on Nesterov, which is PyTorch's. All three are tensors. "
-              "It returns two new ones, the new weight and the new running sum, and changes nothing in place.",
+              "form (2) of the section on Nesterov, which is PyTorch's. `p`, `g` and `v` are tensors, `lr` and `mu` are numbers. "
+              "It returns two new tensors, the new weight and the new running sum, and changes nothing in place.",
     cases=(
         (tensor([1.0]), tensor([2.0]), tensor([0.0]), 0.1, 0.9),
         (tensor([1.0]), tensor([2.0]), tensor([4.0]), 0.1, 0.5),
@@ -172,7 +172,7 @@ EXERCISES.append(Exercise(
     statement="In `AdamW`, decay is not a part of the gradient. Each weight that has a gradient is first multiplied by "
               "`1 - lr * decay`, and then Adam's step is taken. Write `step` for a class `AdamW` that builds on `Adam` "
               "and keeps its decay as `self.decay`. Start with a loop over `self.param_groups`: each group holds its `params`, "
-              "and its rate as `lr`. `check` makes `AdamW(params, lr, weight_decay)`, takes three steps and "
+              "and its rate as `lr`. A change in place needs `with torch.no_grad():`. `check` makes `AdamW(params, lr, weight_decay)`, takes three steps and "
               "compares where two parameters end. The second one never has a gradient.",
     cases=((0.1, 0.0), (0.1, 0.5), (0.01, 0.2)), observe=_trained, reference=AdamW, solution=AdamW, given=_Given,
     explanation="Adam divides by the size of the gradient, and decay inside the gradient is divided with it. Outside, every weight shrinks by the same factor.",

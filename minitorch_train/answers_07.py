@@ -226,7 +226,7 @@ def _doubles_twice(xb):
 
 EXERCISES.append(Exercise(
     id="07.4", title="break the data", kind="break",
-    statement="Write `spoil(xb)`, which returns the batch with all its pixels doubled, once and not twice. `ds` is a `Dataset`, and a loop over `DataLoader(ds, 2)` reads it in order and calls `spoil` on each batch. That should also do damage: when the loop is over, the pixels in `ds` itself are doubled.",
+    statement="Write `spoil(xb)`, which returns the batch with its pixels times 2. `ds` is a `Dataset`, and a loop over `DataLoader(ds, 2)` reads it in order and calls `spoil` on each batch. Write it so that it also does damage: after the loop, the pixels in `ds` itself are times 2 as well, and not times 4.",
     cases=((torch.ones(2, 2),), (torch.arange(15.0).view(5, 3),)), observe=_spoiled, reference=lambda xb: torch.mul(xb, 2, out=xb), solution=spoil,
     explanation="In order, a batch is a slice of the data, and `mul_` changes the memory that both share. A shuffled batch is a copy.",
     notice=lambda answer: "With shuffle=True the data holds "

@@ -27,7 +27,7 @@ from .checkpoints import find_generators, random_state, set_random_state
 from .training import accuracy
 from .watching import TRY_LOWER, Watch, interrupt_noted, length, progress_bar
 
-_all_ = ["load_checkpoint", "save_checkpoint"]
+_all_ = ["load_checkpoint", "save_checkpoint"]  # whoever uses fit finds them beside it
 
 # %% ../nbs/08_fit.ipynb #5dba4b2b
 def _forward(
@@ -86,7 +86,7 @@ def evaluate(
 
 # %% ../nbs/08_fit.ipynb #12b50b29
 class History:
-    """What happened in training: the loss of every batch, and the figures of every epoch.
+    """What happened in training: the loss of every batch, and the results of every epoch.
 
     `losses` has a number for each batch. `epochs` has a dictionary for each finished epoch:
     `epoch`, counted from 1; `batches`, how many losses there were at its end; `lr`, the learning
@@ -350,7 +350,7 @@ def fit(
     save_every: float = 60.0,  # seconds between checkpoints within an epoch
     verbose: bool = True,     # a line for each epoch, and a bar where somebody may see it?
 ) -> tuple[float, float | None]:  # the validation loss and accuracy at the end
-    """Train a model, report each epoch, and lose nothing when it is stopped.
+    """Train a model, report each epoch, and go on where it was stopped.
 
     The model is left in eval mode. A checkpoint is written at the start, every `save_every`
     seconds and after each epoch. A run that was killed ends, with the same call and
@@ -367,7 +367,7 @@ def fit(
     run = _Run(parts, (train_dl, valid_dl), History() if history is None else history)
     watch, figures = Watch(run, checkpoint, save_every, verbose), None
     each_batch = scheduler if scheduler_interval == "batch" else None
-    with interrupt_noted() as watch.noted:
+    with interrupt_noted() as watch.noted:  # the list that a note is put into
         watch.begin(resume)
         with progress_bar(run, epochs, verbose) as watch.bar:
             if run.epoch < epochs:
@@ -383,4 +383,4 @@ def fit(
                 watch.say(line)
                 watch.stop_if_asked()
     model.eval()
-    return figures or evaluate(model, loss_func, valid_dl, metric)
+    return figures or evaluate(model, loss_func, valid_dl, metric)  # none: nothing was left to do
