@@ -21,6 +21,7 @@ from minitorch_train import cli
 from minitorch_train.data import get_data
 from minitorch_train.fitting import History, fit
 from minitorch_train.functional import cross_entropy
+from minitorch_train.fused import fused_cross_entropy
 from minitorch_train.loading import Dataset, get_dls
 from minitorch_train.model import Model
 from minitorch_train.optim import SGD
@@ -56,6 +57,10 @@ def fit_epoch(model, x, y, loss_func=cross_entropy):
 
 def fit_epoch_with_torchs_loss(model, x, y):
     fit_epoch(model, x, y, F.cross_entropy)
+
+
+def fit_epoch_with_fused_loss(model, x, y):
+    fit_epoch(model, x, y, fused_cross_entropy)
 
 
 def idiom_epoch(model, x, y):
@@ -97,7 +102,7 @@ def fast_recipe(seed):
 def main():
     torch.set_num_threads(2)
     x, y, _, _ = get_data()
-    epochs = (fit_epoch, fit_epoch_with_torchs_loss, idiom_epoch, bare_epoch, steps_alone)
+    epochs = (fit_epoch, fit_epoch_with_torchs_loss, fit_epoch_with_fused_loss, idiom_epoch, bare_epoch, steps_alone)
     best = dict.fromkeys(epochs, float("inf"))
     with terminal():
         for _ in range(ROUNDS):
@@ -105,6 +110,7 @@ def main():
                 best[epoch] = min(best[epoch], seconds(epoch, x, y))
     idiom = "the PyTorch idiom: `DataLoader(TensorDataset)`, `optim.SGD`, `F.cross_entropy`"
     rows = [("`F.cross_entropy`", idiom, fit_epoch_with_torchs_loss, idiom_epoch, 0.5),
+            ("our `fused_cross_entropy`", idiom, fit_epoch_with_fused_loss, idiom_epoch, 0.5),
             ("our `cross_entropy`", idiom, fit_epoch, idiom_epoch, 0.5),
             ("our `cross_entropy`", "lesson 05's bare loop, in order", fit_epoch, bare_epoch, 1.0)]
     ratios = [(loss, name, best[ours] / best[other], most) for loss, name, ours, other, most in rows]

@@ -269,7 +269,7 @@ def _train_epoch(
     run: _Run,            # knows the model, the optimizer and the batches to come
     loss_func: Callable,  # takes outputs and targets, returns one number
     scheduler: LRScheduler | None,  # is stepped after each batch
-    watch: Watch,        # looks on
+    watch: Watch,         # looks on
 ) -> None:
     """The rest of an epoch: for each batch a loss, a gradient, a step."""
     model, opt, losses = run.model, run.opt, run.history.losses
