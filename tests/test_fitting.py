@@ -377,8 +377,9 @@ def test_a_notebook_has_a_bar_when_somebody_is_there(monkeypatch):
     fake.get_ipython = lambda: Shell
     monkeypatch.setitem(sys.modules, "IPython", fake)
     run = fitting._Run({"model": nn.Linear(1, 1), "opt": None}, ([1, 2], []), History())
+    run.epoch, run.batch = 1, 1
     with watching.progress_bar(run, 3, True) as bar:
-        assert bar.total == 6
+        assert (bar.n, bar.total) == (3, 6), "a run that goes on begins where it was"
     with watching.progress_bar(run, 3, False) as bar:
         assert bar is None
     Kernel._allow_stdin = False  # as nbclient and nbconvert run a notebook
@@ -765,6 +766,7 @@ def test_ctrl_c_ends_after_the_batch_with_a_checkpoint_and_a_partial_history(tmp
         fit(3, model, warm, opt, *our_loaders(), scheduler=one_cycle(opt, 21), history=history, checkpoint=path, verbose=False)
     assert signal.getsignal(signal.SIGINT) is before
     assert len(history.losses) == 10 and len(history.epochs) == 1 and list(history.losses) == expected[4][:10]
+    assert load_checkpoint(path)["place"][:2] == [1, 3], "the checkpoint is of the moment of the stop"
     resumed = whole_run("ours", checkpoint=path, resume=True, seed=8)
     same_bits(expected[0], resumed[0])
     assert expected[3:] == resumed[3:]
