@@ -368,7 +368,7 @@ def fit(
     watch, figures = Watch(run, checkpoint, save_every, verbose), None
     each_batch = scheduler if scheduler_interval == "batch" else None
     with interrupt_noted() as watch.noted:  # the list that a note is put into
-        watch.begin(resume)
+        watch.begin(resume, epochs)
         with progress_bar(run, epochs, verbose) as watch.bar:
             if run.epoch < epochs:
                 watch.say(_HEADER)

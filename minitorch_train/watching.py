@@ -112,6 +112,7 @@ class Watch:
     def begin(
         self,
         resume: bool,  # go on from a checkpoint that is there?
+        epochs: int,   # how many there should be in all
     ) -> None:
         """Go on from the checkpoint if it is there and `resume` is set, else write a first one."""
         there = self.path is not None and self.path.exists()
@@ -120,7 +121,8 @@ class Watch:
             raise FileExistsError(f"the checkpoint {self.path} is there already: {choice}")
         if there:
             self.run.restore(self.path)
-            self.say(f"going on at {self.run}")
+            left = self.run.epoch < epochs
+            self.say(f"going on at {self.run}" if left else f"{self.path} has all {epochs} epochs")
         self.save()
 
     def save(self) -> None:

@@ -645,6 +645,13 @@ def test_a_run_that_is_cut_ends_with_the_same_bits(loaders, make_opt, make_sched
     assert expected[3:] == resumed[3:]
 
 
+def test_a_run_that_goes_on_says_where_and_a_finished_one_that_it_is(tmp_path, capsys):
+    for epochs, said in ((1, "epoch "), (2, "going on at epoch 2, batch 1\n"), (2, f"{tmp_path / 'a'} has all 2 epochs\n")):
+        model = network()
+        fit(epochs, model, cross_entropy, sgd(model), *our_loaders(), checkpoint=tmp_path / "a", resume=True)
+        assert capsys.readouterr().out.startswith(said)
+
+
 def test_epochs_can_be_added(tmp_path):
     expected = whole_run("ours", make_scheduler="none", epochs=4)
     whole_run("ours", make_scheduler="none", epochs=2, checkpoint=tmp_path / "a")
