@@ -52,7 +52,7 @@ def _forward(
         raise TypeError(f"loss_func should return a tensor with one number, but it is {describe(loss)}")
     return out, loss
 
-
+# %% ../nbs/08_fit.ipynb #2a5a8b1c
 @torch.no_grad()
 def evaluate(
     model: nn.Module,     # what to judge; afterwards it is in the mode in which it came
@@ -332,7 +332,7 @@ def _check_options(
     if resume and checkpoint is None:
         raise ValueError("resume=True goes on from a checkpoint, but checkpoint is None")
 
-
+# %% ../nbs/08_fit.ipynb #17251bc2
 def fit(
     epochs: int,            # how many there should be in all, also with `resume`
     model: nn.Module,       # is trained in place
