@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import minitorch_train as mt
 
@@ -120,7 +121,7 @@ def test_the_wheel_says_what_the_settings_say(wheel):
     fields = [line.split(": ", 1) for line in head.splitlines() if re.match(r"[\w-]+: ", line)]
     one, wanted = dict(fields), settings()
     assert (one["Name"], one["Version"], one["Summary"]) == (wanted["lib_name"], wanted["version"], wanted["description"])
-    assert one["Requires-Python"] == f">={wanted['min_python']}" and one["License"] == "Apache-2.0"
+    assert SpecifierSet(one["Requires-Python"]) == SpecifierSet(f">={wanted['min_python']},<{wanted['below_python']}") and one["License"] == "Apache-2.0"
     assert readme.strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
     found = {Requirement(value) for name, value in fields if name == "Requires-Dist"}
     expected = {Requirement(text) for text in wanted["requirements"].split()}
