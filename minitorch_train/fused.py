@@ -52,7 +52,8 @@ class _Shares(NamedTuple):
 
     def cut(self, at: slice) -> "_Shares":
         """The shares of some of the rows."""
-        return _Shares(*[x if x is None else x[at] for x in self[:4]], self.zero)
+        by_row = self.index, self.right, self.even, self.ignored
+        return _Shares(*[x if x is None else x[at] for x in by_row], self.zero)
 
 
 def _make_shares(
