@@ -382,7 +382,7 @@ def read_progress(
     if not path.is_file():  # to open a named pipe would wait for its writer
         raise ValueError(f"{path} is no plain file, so it holds no progress; MINITORCH_PROGRESS can name another")
     try:
-        records = json.loads(path.read_bytes().decode("utf-8-sig"))  # some editors begin a file with a byte order mark
+        records = json.loads(path.read_text(encoding="utf-8").removeprefix("\ufeff"))  # some editors begin a file with a byte order mark
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable as JSON ({error}); move it away to start afresh") from None
     if not isinstance(records, dict) or not all(map(_is_record, records.values())):
