@@ -9,7 +9,6 @@ __all__ = ['app']
 import filecmp
 import io
 import json
-import math
 import os
 import re
 import shutil
@@ -53,7 +52,8 @@ def _sources() -> tuple[Path, Path]:
 def _lessons() -> list[Path]:
     """The lessons in their order: the notebooks numbered 00 to 89."""
     folder, _ = _sources()
-    return sorted(folder.glob("[0-8][0-9]_*.ipynb")) or _fail(f"There are no lessons in {folder}.")
+    named = [path for path in folder.glob("*.ipynb") if re.fullmatch(r"[0-8]\d_\w+", path.stem)]  # not 03_name-Copy1
+    return sorted(named) or _fail(f"There are no lessons in {folder}.")
 
 # %% ../nbs/95_command_line.ipynb #ce289611
 def _report(
@@ -112,12 +112,13 @@ def _show_version(
 
 @app.callback()
 def _main(
+    context: typer.Context,
     version: Annotated[bool, typer.Option(
         "--version", callback=_show_version, is_eager=True, help="Show the version and stop.")] = False,
 ) -> None:
     """Lessons that derive everything between a batch of digits and a trained network."""
-    for stream in (sys.stdout, sys.stderr):  # a lesson may print letters that the terminal does not have
-        stream.reconfigure(errors="backslashreplace")
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        context.color = False
 
 # %% ../nbs/95_command_line.ipynb #54ba7817
 def _chosen(
@@ -282,6 +283,7 @@ _RECIPES = {
     "fast": {"epochs": 3, "lr": 0.006, "bs": 256, "hidden": 256, "optimizer": "adam", "smoothing": 0.08},
 }
 _RATES = {"sgd": 0.1, "adam": 0.006}  # what `--optimizer` alone trains with
+_RANGES = {"epochs": (1, 10_000), "lr": (1e-6, 1000), "bs": (1, 50_000), "hidden": (1, 10_000), "seed": (-(2**63), 2**64 - 1)}
 
 
 class _Loss:
@@ -348,6 +350,14 @@ def _train(settings: dict, checkpoint: Path | None, resume: bool, history: "Hist
                   history=history, checkpoint=checkpoint, resume=resume, save_every=5.0)
 
 
+def _check_ranges(given: dict) -> None:
+    """Refuse a number that torch, the memory or patience is too small for."""
+    for name, value in given.items():
+        low, high = _RANGES.get(name, (value, value))
+        if not low <= value <= high:
+            raise typer.BadParameter(f"--{name} should be from {low} to {high}, but it is {value}")
+
+
 def _same_file(a: Path, b: Path) -> bool:
     """Do two names stand for one file, there or not, whatever links and spellings lead to it?"""
     a, b = (Path(os.path.realpath(path)) for path in (a, b))
@@ -397,15 +407,16 @@ def _write_outputs(history: "History", plot: Path | None, json_file: Path | None
 def _train_digits(
     recipe: Annotated[Literal["plain", "fast"] | None, typer.Option(
         help="What the other options default to. plain: 50 hidden neurons, SGD. fast: 256 and Adam, for 98% in seconds.", show_default="plain")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, max=10_000, help="Passes over the 50,000 digits.", show_default="3")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the 50,000 digits, from 1 to 10000.", show_default="3")] = None,
     lr: Annotated[float | None, typer.Option(
-        min=1e-6, max=1000, help="The highest learning rate of the cycle.", show_default="0.1, or 0.006 for adam")] = None,
-    bs: Annotated[int | None, typer.Option(min=1, max=50_000, help="Digits in a batch.", show_default="64, or 256 if fast")] = None,
-    hidden: Annotated[int | None, typer.Option(min=1, max=10_000, help="Neurons in the hidden layer.", show_default="50, or 256 if fast")] = None,
+        help="The highest learning rate of the cycle, from 1e-06 to 1000.", show_default="0.1, or 0.006 for adam")] = None,
+    bs: Annotated[int | None, typer.Option(help="Digits in a batch, from 1 to 50000.", show_default="64, or 256 if fast")] = None,
+    hidden: Annotated[int | None, typer.Option(
+        help="Neurons in the hidden layer, from 1 to 10000.", show_default="50, or 256 if fast")] = None,
     optimizer: Annotated[Literal["sgd", "adam"] | None, typer.Option(
         help="sgd has Nesterov momentum of 0.9.", show_default="sgd, or adam if fast")] = None,
     seed: Annotated[int | None, typer.Option(
-        min=-2**63, max=2**64 - 1, help="The same seed gives the same network.", show_default="0")] = None,
+        help="The same seed gives the same network, from -9223372036854775808 to 18446744073709551615.", show_default="0")] = None,
     checkpoint: Annotated[Path | None, typer.Option(
         metavar="DIR", file_okay=False, help="Keep the run in this folder.", show_default=False)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --checkpoint, if there is one.")] = False,
@@ -421,15 +432,14 @@ def _train_digits(
     """
     if resume and checkpoint is None:
         raise typer.BadParameter("--resume goes on with the run in --checkpoint DIR, but there is no --checkpoint")
-    if lr is not None and math.isnan(lr):  # which is in every range
-        raise typer.BadParameter("--lr should be a number from 1e-06 to 1000, but it is nan")
     if plot is not None and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise typer.BadParameter(f"--plot writes .png, .pdf or .svg, but {plot} ends in {plot.suffix or 'nothing'}")
     os.environ["MPLBACKEND"] = "agg"  # whatever a notebook has left there
-    from minitorch_train.fitting import History
-
     options = {"recipe": recipe, "epochs": epochs, "lr": lr, "bs": bs, "hidden": hidden, "optimizer": optimizer, "seed": seed}
     given = {name: value for name, value in options.items() if value is not None}
+    _check_ranges(given)
+    from minitorch_train.fitting import History
+
     path, history, failed = checkpoint and checkpoint / "run.safetensors", History(), []
     try:
         settings = _settings(given, path, resume)
@@ -522,4 +532,6 @@ def _predict(
 
 # %% ../nbs/95_command_line.ipynb #95156d6b
 if __name__ == "__main__" and globals().get("__spec__"):
-    app(prog_name="minitorch-train")
+    from minitorch_train.__main__ import main
+
+    main()
