@@ -31,7 +31,7 @@ _MODULES = ("backprop", "data", "fitting", "functional", "fused", "loading", "mo
 
 def __getattr__(name: str) -> object:
     """Load all that is public when some of it is first asked for: torch is slow, and `--help` does without it."""
-    if name.startswith("_") and name != "__all__":
+    if "__all__" in globals() or (name.startswith("_") and name != "__all__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     modules = {module: import_module(f"minitorch_train.{module}") for module in _MODULES}
     public = {name: getattr(module, name) for module in modules.values() for name in module.__all__}

@@ -45,7 +45,9 @@ def _file(path: Path) -> tuple[Path, Path]:
     return place, place.with_name(f".{secrets.token_hex(8)}.part")
 
 
-def check_writable(path: Path) -> None:
+def check_writable(
+    path: Path,  # the file
+) -> None:
     """Raise the `OSError` that `write_whole` would raise, and change nothing."""
     stream = _stream(path)
     if isinstance(stream, int):
@@ -78,7 +80,10 @@ def _replace(place: Path, part: Path, data: bytes) -> None:
             part.unlink()
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(
+    path: Path,   # the file
+    data: bytes,  # all that should be in it
+) -> None:
     """Write a file so that at any moment, even after a power cut, it is the old one or the new one.
 
     A link is followed. A pipe, a device and a stream of this process are written into. Raises `OSError`
