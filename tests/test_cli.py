@@ -343,7 +343,7 @@ def test_the_installed_program_answers(command, tmp_path):
 
 
 def test_help_does_not_load_what_only_running_needs():
-    code = "import sys\nfrom minitorch_train import cli\nprint(*{'nbclient', 'nbformat', 'IPython', 'matplotlib', 'torch', 'numpy'} & set(sys.modules))"
+    code = "import sys\nimport minitorch_train.cli\nprint(*{'nbclient', 'nbformat', 'IPython', 'matplotlib', 'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
