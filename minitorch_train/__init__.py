@@ -6,20 +6,41 @@
 __all__ = []
 
 # %% ../nbs/index.ipynb #2ed26208
-from . import backprop, data, fitting, functional, fused, loading, model, optim, testing, training
-from .backprop import train_by_hand
-from .data import get_data, get_test_data, normalize, show_digits
-from .fitting import (
-    History, evaluate, fit, load_checkpoint, lr_find, one_cycle, save_checkpoint)
-from .functional import cross_entropy, log_softmax, logsumexp, mse, nll, softmax
-from .fused import fused_cross_entropy, linear_cross_entropy
-from .loading import DataLoader, Dataset, Sampler, collate, get_dls
-from .model import Model
-from .optim import SGD, Adam
-from .testing import near, test, test_eq, test_near, test_near_zero
-from .training import accuracy, train
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for editors: these are loaded when one of them is first used
+    from minitorch_train import backprop, data, fitting, functional, fused, loading, model, optim, testing, training
+    from minitorch_train.backprop import train_by_hand
+    from minitorch_train.data import get_data, get_test_data, normalize, show_digits
+    from minitorch_train.fitting import (
+        History, evaluate, fit, load_checkpoint, lr_find, one_cycle, save_checkpoint)
+    from minitorch_train.functional import cross_entropy, log_softmax, logsumexp, mse, nll, softmax
+    from minitorch_train.fused import fused_cross_entropy, linear_cross_entropy
+    from minitorch_train.loading import DataLoader, Dataset, Sampler, collate, get_dls
+    from minitorch_train.model import Model
+    from minitorch_train.optim import SGD, Adam
+    from minitorch_train.testing import near, test, test_eq, test_near, test_near_zero
+    from minitorch_train.training import accuracy, train
 
 # %% ../nbs/index.ipynb #dfb1b994
 __version__ = "0.1.0"
-__all__ = [*backprop.__all__, *data.__all__, *fitting.__all__, *functional.__all__, *fused.__all__,
-           *loading.__all__, *model.__all__, *optim.__all__, *testing.__all__, *training.__all__]
+globals().pop("__all__", None)  # it is in `__getattr__`'s hands
+_MODULES = ("backprop", "data", "fitting", "functional", "fused", "loading", "model", "optim", "testing", "training")
+
+
+def __getattr__(name: str) -> object:
+    """Load all that is public when some of it is first asked for: torch is slow, and `--help` does without it."""
+    if "__all__" in globals() or (name.startswith("_") and name != "__all__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    modules = {module: import_module(f"minitorch_train.{module}") for module in _MODULES}
+    public = {name: getattr(module, name) for module in modules.values() for name in module.__all__}
+    globals().update(modules | public, __all__=list(public))
+    if name not in globals():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    """What there is, for those who press Tab."""
+    return [*globals(), *__getattr__("__all__")]

@@ -50,7 +50,8 @@ def _sources() -> tuple[Path, Path]:
 def _lessons() -> list[Path]:
     """The lessons in their order: the notebooks numbered 00 to 89."""
     folder, _ = _sources()
-    return sorted(folder.glob("[0-8][0-9]_*.ipynb")) or _fail(f"There are no lessons in {folder}.")
+    named = [path for path in folder.glob("*.ipynb") if re.fullmatch(r"[0-8]\d_\w+", path.stem)]  # not 03_name-Copy1
+    return sorted(named) or _fail(f"There are no lessons in {folder}.")
 
 # %% ../nbs/95_command_line.ipynb #ce289611
 def _report(
@@ -109,12 +110,13 @@ def _show_version(
 
 @app.callback()
 def _main(
+    context: typer.Context,
     version: Annotated[bool, typer.Option(
         "--version", callback=_show_version, is_eager=True, help="Show the version and stop.")] = False,
 ) -> None:
     """Lessons that derive everything between a batch of digits and a trained network."""
-    for stream in (sys.stdout, sys.stderr):  # a lesson may print letters that the terminal does not have
-        stream.reconfigure(errors="backslashreplace")
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        context.color = False
 
 # %% ../nbs/95_command_line.ipynb #54ba7817
 def _chosen(
@@ -279,47 +281,54 @@ _RECIPES = {
     "fast": {"epochs": 3, "lr": 0.006, "bs": 256, "hidden": 256, "optimizer": "adam", "smoothing": 0.08},
 }
 _RATES = {"sgd": 0.1, "adam": 0.006}  # what `--optimizer` alone trains with
+_RANGES = {"epochs": (1, 10_000), "lr": (1e-6, 1000), "bs": (1, 50_000), "hidden": (1, 10_000), "seed": (-(2**63), 2**64 - 1)}
 
 
-def _settings(
-    given: dict,         # what the user asked for, such as `{"recipe": "fast", "seed": 1}`
-    folder: Path | None,  # where the run is kept, if it is
-    resume: bool,        # go on with what is there?
-) -> dict:               # what to train with
-    """The settings of a run: those that are kept when it goes on, else the recipe's and the user's."""
-    from minitorch_train.checkpoints import write_whole
+class _Loss:
+    """The cross-entropy of a run, whose state is the settings of the run."""
+
+    def __init__(self, settings: dict):
+        self.settings = settings
+
+    def __call__(self, logits: "Tensor", target: "Tensor") -> "Tensor":
+        from minitorch_train import cross_entropy
+
+        return cross_entropy(logits, target, label_smoothing=self.settings["smoothing"])
+
+    def state_dict(self) -> dict:
+        return self.settings
+
+    def load_state_dict(self, state: dict) -> None:
+        """Nothing to do: the settings came from there."""
+
+
+def _settings(given: dict, path: Path | None, resume: bool) -> dict:
+    """The settings of a run: those of its checkpoint when it goes on, else the recipe's and the `given` ones."""
+    from minitorch_train.checkpoints import load_checkpoint
 
     recipe = given.get("recipe", "plain")
     settings = {"recipe": recipe, "seed": 0, **_RECIPES[recipe], **given}
     if "optimizer" in given and "lr" not in given:
         settings["lr"] = _RATES[settings["optimizer"]]
-    if folder is None:
+    if path is None or not path.exists():
         return settings
-    path = folder / "settings.json"
-    if resume and path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(kept, dict) or set(kept) != set(settings):
-            raise ValueError(f"{path} does not hold the settings of a run")
-        other = [f"--{name} {value}, but the run there has {kept[name]}" for name, value in given.items() if kept[name] != value]
-        if other:
-            raise ValueError(f"--resume goes on with the run in {folder}. Leave out " + "; ".join(other))
-        return kept
-    if (folder / "run.safetensors").exists():
-        raise ValueError(f"{folder} holds a run already. Go on with it by --resume, or choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(settings).encode())
-    return settings
+    if not resume:
+        raise ValueError(f"{path.parent} holds a run already. Go on with it by --resume, or choose another folder")
+    remedy = f"Move {path} away to begin a new run, or choose another folder"
+    try:
+        kept = load_checkpoint(path).get("loss_func")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{error}. {remedy}") from error
+    if not isinstance(kept, dict) or {n: type(v) for n, v in kept.items()} != {n: type(v) for n, v in settings.items()}:
+        raise ValueError(f"{path} has no settings of `train`: another program or another version wrote it. {remedy}")
+    other = [f"--{name} {value}, but the run there has {kept[name]}" for name, value in given.items() if kept[name] != value]
+    if other:
+        raise ValueError(f"--resume goes on with the run in {path.parent}. Leave out " + "; ".join(other))
+    return kept
 
 # %% ../nbs/95_command_line.ipynb #8c6b992f
-def _train(
-    settings: dict,         # as `_settings` gives them
-    folder: Path | None,    # where to keep the run
-    resume: bool,           # go on with what is there?
-    history: "History",     # where losses and figures go
-) -> tuple[float, float]:   # validation loss and accuracy
-    """Train on the digits."""
-    from functools import partial
-
+def _train(settings: dict, checkpoint: Path | None, resume: bool, history: "History") -> tuple[float, float]:
+    """Train on the digits; returns the validation loss and accuracy."""
     import torch
 
     import minitorch_train as mt
@@ -334,36 +343,78 @@ def _train(
         opt = mt.SGD(model.parameters(), lr=settings["lr"], momentum=0.9, nesterov=True)
     else:
         opt = mt.Adam(model.parameters(), lr=settings["lr"], betas=(0.9, 0.99))
-    loss_func = partial(mt.cross_entropy, label_smoothing=settings["smoothing"])
     schedule = mt.one_cycle(opt, max(1, settings["epochs"] * len(train_dl)))
-    checkpoint = None if folder is None else folder / "run.safetensors"
-    return mt.fit(settings["epochs"], model, loss_func, opt, train_dl, valid_dl, scheduler=schedule,
+    return mt.fit(settings["epochs"], model, _Loss(settings), opt, train_dl, valid_dl, scheduler=schedule,
                   history=history, checkpoint=checkpoint, resume=resume, save_every=5.0)
 
 
-def _check_targets(
-    plot: Path | None,       # a picture to write
-    json_file: Path | None,  # a history to write
-) -> None:
+def _check_ranges(given: dict) -> None:
+    """Refuse a number that torch, the memory or patience is too small for."""
+    for name, value in given.items():
+        low, high = _RANGES.get(name, (value, value))
+        if not low <= value <= high:
+            raise typer.BadParameter(f"--{name} should be from {low} to {high}, but it is {value}")
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    """Do two names stand for one file, there or not, whatever links and spellings lead to it?"""
+    a, b = (Path(os.path.realpath(path)) for path in (a, b))
+    return a.name.casefold() == b.name.casefold() and a.parent.samefile(b.parent)  # some disks do not know case
+
+
+def _check_targets(plot: Path | None, json_file: Path | None, checkpoint: Path | None) -> None:
     """Refuse, before anything is trained, a file that could not be written afterwards."""
-    for path in filter(None, (plot, json_file)):
-        if not path.absolute().parent.is_dir():
-            raise typer.BadParameter(f"{path.parent} is no folder, so {path} cannot be written there")
-    if plot is not None and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise typer.BadParameter(f"--plot writes .png, .pdf or .svg, but {plot} ends in {plot.suffix or 'nothing'}")
+    from minitorch_train.checkpoints import check_writable
+
+    targets = {"--json": json_file, "--plot": plot}
+    targets = {option: path for option, path in targets.items() if path is not None}
+    for option, path in targets.items():
+        try:
+            if not path.absolute().parent.is_dir():
+                raise typer.BadParameter(f"{path.parent} is no folder, so {option} {path} cannot be written there")
+            check_writable(path)
+        except OSError as error:
+            raise typer.BadParameter(f"{option} {path} cannot be written: {error.strerror}") from error
+        if checkpoint is not None and _same_file(path, checkpoint):
+            raise typer.BadParameter(f"{option} {path} is where the run keeps its checkpoint: choose another name")
+    if len(targets) == 2 and _same_file(*targets.values()):
+        raise typer.BadParameter(f"--json and --plot should be two files, but both are {plot}")
+
+
+def _write_outputs(history: "History", plot: Path | None, json_file: Path | None) -> list[str]:
+    """Write what was asked for, the history first; returns a line for each that could not be written."""
+    def draw() -> None:
+        from minitorch_train.checkpoints import write_whole
+
+        picture = io.BytesIO()
+        history.plot().savefig(picture, format=plot.suffix[1:].lower())
+        write_whole(plot, picture.getvalue())
+
+    wanted = {f"--json {json_file}": json_file and (lambda: history.save(json_file)), f"--plot {plot}": plot and draw}
+    failed = []
+    for name, write in wanted.items():
+        try:
+            if write and history.losses:
+                write()
+        except Exception as error:  # the one must not take the other with it
+            failed.append(f"{name}: {error or type(error).__name__}")
+    return failed
 
 
 @app.command("train")
 def _train_digits(
     recipe: Annotated[Literal["plain", "fast"] | None, typer.Option(
         help="What the other options default to. plain: 50 hidden neurons, SGD. fast: 256 and Adam, for 98% in seconds.", show_default="plain")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the 50,000 digits.", show_default="3")] = None,
-    lr: Annotated[float | None, typer.Option(help="The highest learning rate of the cycle.", show_default="0.1, or 0.006 for adam")] = None,
-    bs: Annotated[int | None, typer.Option(min=1, max=50000, help="Digits in a batch.", show_default="64, or 256 if fast")] = None,
-    hidden: Annotated[int | None, typer.Option(min=1, help="Neurons in the hidden layer.", show_default="50, or 256 if fast")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the 50,000 digits, from 1 to 10000.", show_default="3")] = None,
+    lr: Annotated[float | None, typer.Option(
+        help="The highest learning rate of the cycle, from 1e-06 to 1000.", show_default="0.1, or 0.006 for adam")] = None,
+    bs: Annotated[int | None, typer.Option(help="Digits in a batch, from 1 to 50000.", show_default="64, or 256 if fast")] = None,
+    hidden: Annotated[int | None, typer.Option(
+        help="Neurons in the hidden layer, from 1 to 10000.", show_default="50, or 256 if fast")] = None,
     optimizer: Annotated[Literal["sgd", "adam"] | None, typer.Option(
         help="sgd has Nesterov momentum of 0.9.", show_default="sgd, or adam if fast")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same network.", show_default="0")] = None,
+    seed: Annotated[int | None, typer.Option(
+        help="The same seed gives the same network, from -9223372036854775808 to 18446744073709551615.", show_default="0")] = None,
     checkpoint: Annotated[Path | None, typer.Option(
         metavar="DIR", file_okay=False, help="Keep the run in this folder.", show_default=False)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --checkpoint, if there is one.")] = False,
@@ -379,34 +430,33 @@ def _train_digits(
     """
     if resume and checkpoint is None:
         raise typer.BadParameter("--resume goes on with the run in --checkpoint DIR, but there is no --checkpoint")
-    if lr is not None and not 0 < lr < float("inf"):
-        raise typer.BadParameter(f"--lr should be above 0, but it is {lr}")
-    _check_targets(plot, json_file)
-    from minitorch_train.checkpoints import write_whole
+    if plot is not None and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise typer.BadParameter(f"--plot writes .png, .pdf or .svg, but {plot} ends in {plot.suffix or 'nothing'}")
+    os.environ["MPLBACKEND"] = "agg"  # whatever a notebook has left there
+    options = {"recipe": recipe, "epochs": epochs, "lr": lr, "bs": bs, "hidden": hidden, "optimizer": optimizer, "seed": seed}
+    given = {name: value for name, value in options.items() if value is not None}
+    _check_ranges(given)
     from minitorch_train.fitting import History
 
-    options = {"recipe": recipe, "epochs": epochs, "lr": lr, "bs": bs, "hidden": hidden, "optimizer": optimizer, "seed": seed}
-    history, stopped = History(), ""
+    path, history, failed = checkpoint and checkpoint / "run.safetensors", History(), []
     try:
-        settings = _settings({name: value for name, value in options.items() if value is not None}, checkpoint, resume)
-        loss, accuracy = _train(settings, checkpoint, resume, history)
+        settings = _settings(given, path, resume)
+        if checkpoint is not None:
+            checkpoint.mkdir(parents=True, exist_ok=True)
+        _check_targets(plot, json_file, path)
+        loss, accuracy = _train(settings, path, resume, history)
         typer.echo(f"validation loss {loss:.4f}, accuracy {accuracy:.4f}")
     except KeyboardInterrupt as error:
         stopped = str(error).partition(";")[0] or "stopped"
-    except (OSError, ValueError, FloatingPointError) as error:
-        _fail(str(error))
-    try:
-        if plot is not None:
-            picture = io.BytesIO()
-            history.plot().savefig(picture, format=plot.suffix[1:].lower())
-            write_whole(plot, picture.getvalue())
-        if json_file is not None:
-            history.save(json_file)
-    except OSError as error:
-        _fail(str(error))
-    if stopped:
-        typer.echo(f"{stopped}; " + (f"--checkpoint {checkpoint} --resume goes on" if checkpoint else "it was not kept"), err=True)
-        raise typer.Exit(130)
+        how = f"--checkpoint {checkpoint} --resume goes on" if path and path.exists() else "it was not kept"
+        typer.echo(f"{stopped}; {how}", err=True)
+        raise typer.Exit(130) from None
+    except (OSError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+        failed.append(str(error) or type(error).__name__)
+    finally:
+        failed += _write_outputs(history, plot, json_file)
+        typer.echo("\n".join(failed), err=True, nl=bool(failed))
+    raise typer.Exit(bool(failed))
 
 # %% ../nbs/95_command_line.ipynb #0a5ed7b9
 @app.command("predict")
@@ -454,4 +504,6 @@ def _predict(
 
 # %% ../nbs/95_command_line.ipynb #95156d6b
 if __name__ == "__main__" and globals().get("__spec__"):
-    app(prog_name="minitorch-train")
+    from minitorch_train.__main__ import main
+
+    main()

@@ -3,6 +3,11 @@
 import errno
 import math
 import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +15,9 @@ import torch
 from reference import alike
 from torch import nn, tensor
 
-from minitorch_train.checkpoints import _checksum, load_checkpoint, save_checkpoint
+from minitorch_train.checkpoints import _checksum, check_writable, load_checkpoint, save_checkpoint, write_whole
+
+posix = pytest.mark.skipif(os.name != "posix", reason="pipes with names, permission bits and links belong to POSIX")
 
 STATE = {
     "model": {"w": torch.randn(3, 4), "half": torch.randn(5).bfloat16(), "count": tensor(7), "mask": tensor([True, False]), "none": torch.zeros(0, 3)},
@@ -107,3 +114,106 @@ def test_the_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch)
         monkeypatch.setattr(os, name, lambda *arguments, name=name, real=real: (calls.append(name), real(*arguments))[1])
     save_checkpoint({"n": 1}, tmp_path / "a")
     assert calls == ["fsync", "replace", "fsync"][:3 if os.name == "posix" else 2]
+
+
+# What is no plain file
+
+@posix
+def test_a_link_stays_and_its_file_is_replaced(tmp_path):
+    folder = tmp_path / "far"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to("middle")
+    (tmp_path / "middle").symlink_to(folder / "file")  # which is not there yet
+    for data in (b"first", b"second"):
+        check_writable(tmp_path / "link")
+        write_whole(tmp_path / "link", data)
+        assert (folder / "file").read_bytes() == data and os.listdir(folder) == ["file"]
+        assert os.readlink(tmp_path / "link") == "middle" and (tmp_path / "middle").is_symlink()
+    (tmp_path / "round").symlink_to("round")
+    for function in (check_writable, lambda path: write_whole(path, b"")):
+        with pytest.raises(OSError, match="leads to itself"):
+            function(tmp_path / "round")
+    assert (tmp_path / "round").is_symlink()
+
+
+@posix
+def test_a_pipe_is_written_into(tmp_path):
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    check_writable(pipe)  # and does not wait for a reader
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    write_whole(pipe, b"some")
+    reader.join()
+    assert got == [b"some"] and pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
+@posix
+def test_a_device_is_written_into():
+    write_whole(Path(os.devnull), b"gone")
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
+def test_a_full_device_is_an_error_in_words(tmp_path):
+    (tmp_path / "link").symlink_to("/dev/full")
+    check_writable(tmp_path / "link")  # that there is no space is seen only in writing
+    with pytest.raises(OSError, match="link could not be written: No space left on device$"):
+        write_whole(tmp_path / "link", b"some")
+
+
+@posix
+def test_the_output_of_the_program_is_written_into_where_it_stands(tmp_path):
+    code = """if True:
+        from pathlib import Path
+        from minitorch_train.checkpoints import check_writable, write_whole
+        print("before", flush=True)
+        for name in ("/dev/stdout", "out"):
+            check_writable(Path(name))
+            write_whole(Path(name), name.encode() + b"\\n")
+        print("after")"""
+    with open(tmp_path / "out", "wb") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True, cwd=tmp_path)
+    assert (tmp_path / "out").read_text().split() == ["before", "/dev/stdout", "out", "after"]
+
+
+@posix
+def test_permissions_are_kept_and_new_files_get_the_usual_ones(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "a", b"1")
+        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+        (tmp_path / "a").chmod(0o606)
+        write_whole(tmp_path / "a", b"2")
+        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o606 and (tmp_path / "a").read_bytes() == b"2"
+    finally:
+        os.umask(before)
+
+
+def test_two_writers_do_not_share_a_name(tmp_path, monkeypatch):
+    real, names = os.replace, []
+    monkeypatch.setattr(os, "replace", lambda part, place: (names.append(part), real(part, place)))
+    (tmp_path / "a.part").write_bytes(b"of somebody else")
+    for name in ("a", "a", "b" * 250):
+        write_whole(tmp_path / name, b"1")
+    assert len(set(names)) == 3 and (tmp_path / "a.part").read_bytes() == b"of somebody else"
+
+
+@pytest.mark.parametrize("kind", ["folder", "nowhere", "file as folder"])
+def test_what_cannot_be_written_is_refused_beforehand_too(tmp_path, kind):
+    path = {"folder": tmp_path, "nowhere": tmp_path / "no" / "a", "file as folder": tmp_path / "file" / "a"}[kind]
+    (tmp_path / "file").write_bytes(b"1")
+    for function in (check_writable, lambda path: write_whole(path, b"")):
+        with pytest.raises(OSError):
+            function(path)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_interrupt_leaves_no_half_file(tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "a", b"1")
+    assert os.listdir(tmp_path) == []

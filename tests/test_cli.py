@@ -182,8 +182,10 @@ def program(folder, *arguments, **options):
     code = f"""if True:
         import pathlib, sys
         from minitorch_train import cli
+        from minitorch_train.__main__ import main
         cli._sources = lambda: (pathlib.Path({str(folder)!r}), None)
-        cli.app({list(arguments)!r})"""
+        sys.argv[1:] = {list(arguments)!r}
+        main()"""
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
@@ -206,14 +208,14 @@ def test_ctrl_c_ends_the_command_and_its_kernel(tmp_path):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "01_next" not in out + err
+    assert process.returncode == 130 and err.endswith("stopped\n") and "01_next" not in out + err
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
 
 
 def test_the_real_command_runs_a_real_lesson():
     before = contents(NBS)
-    done = subprocess.run([sys.executable, "-m", "minitorch_train.cli", "lessons", "run", "00"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "minitorch_train", "lessons", "run", "00"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "00_testing" in done.stdout and "passed" in done.stdout and contents(NBS) == before
 
@@ -328,7 +330,7 @@ def test_without_arguments_it_says_what_there_is():
 
 
 @pytest.mark.parametrize("command", [[shutil.which("minitorch-train", path=str(Path(sys.executable).parent))],
-                                     [sys.executable, "-m", "minitorch_train.cli"]], ids=["script", "module"])
+                                     [sys.executable, "-m", "minitorch_train"]], ids=["script", "module"])
 def test_the_installed_program_answers(command, tmp_path):
     def say(*arguments):
         return subprocess.run([*command, *arguments], capture_output=True, text=True, check=True, cwd=tmp_path)
@@ -340,9 +342,116 @@ def test_the_installed_program_answers(command, tmp_path):
 
 
 def test_help_does_not_load_what_only_running_needs():
-    code = "import sys\nfrom minitorch_train import cli\nprint(*{'nbclient', 'nbformat', 'IPython', 'matplotlib'} & set(sys.modules))"
+    code = "import sys\nimport minitorch_train.cli\nprint(*{'nbclient', 'nbformat', 'IPython', 'matplotlib', 'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+# Streams, colours and Ctrl-C
+
+shell = pytest.mark.skipif(sys.platform == "win32", reason="these are words of a POSIX shell")
+
+
+def in_shell(arguments, redirect):
+    """What a shell gives for `minitorch-train ARGUMENTS REDIRECT`."""
+    line = f'"{sys.executable}" -m minitorch_train {arguments} {redirect}'
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+@shell
+@pytest.mark.parametrize("redirect, status, part", [
+    (">&-", 1, "Bad file descriptor"), (">/dev/full", 1, "No space left"), ("2>&-", 0, ""), (">&- 2>&-", 1, ""), ("2>/dev/full", 0, "")])
+@pytest.mark.parametrize("arguments", ["--version", "--help", "progress"])
+def test_a_stream_that_is_closed_or_full_is_no_traceback(arguments, redirect, status, part, kept):
+    if "/dev/full" in redirect and not os.path.exists("/dev/full"):
+        pytest.skip("this system has no device that is always full")
+    done = in_shell(arguments, redirect)
+    assert done.returncode == status and part in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not done.stderr or done.stderr.startswith("The output could not be written: ") and done.stderr.count("\n") == 1
+
+
+@shell
+def test_an_error_keeps_its_status_without_streams(kept):
+    for redirect in (">&-", "2>&-", ">&- 2>&-", ""):
+        assert in_shell("nope", redirect).returncode == 2
+    kept.write_text("{}")
+    done = in_shell("progress --reset", "<&-")
+    assert done.returncode == 1 and "Aborted" in done.stderr and "Traceback" not in done.stderr and kept.exists()
+
+
+@shell
+def test_a_reader_that_leaves_is_no_error_in_words(kept):
+    done = in_shell("progress", "| true; echo ${PIPESTATUS[0]}")
+    assert done.stdout == "141\n" and not done.stderr
+
+
+INTERRUPTED = """if True:
+    import os, signal, sys
+    from minitorch_train.__main__ import main
+
+    class Finder:
+        def find_spec(name, path, target=None):
+            if name == {name!r}:
+                for _ in range({times}):
+                    os.kill(os.getpid(), signal.SIGINT)
+
+    sys.meta_path.insert(0, Finder)
+    sys.argv[1:] = {arguments!r}
+    main()"""
+
+
+@shell
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("name", ["typer", "minitorch_train.cli", "torch", "torch.nn", "minitorch_train.fitting"])
+@pytest.mark.parametrize("command", ["train", "progress"])
+def test_ctrl_c_while_modules_load_is_a_line(name, times, command, kept):
+    if command == "progress" and name.endswith("fitting"):
+        command = "train"  # the other does not load it
+    code = INTERRUPTED.format(name=name, times=times, arguments=[command])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+@shell
+@pytest.mark.parametrize("times, cleaned", [(1, True), (2, False)])
+def test_ctrl_c_passes_through_every_finally_and_a_second_does_not_wait(tmp_path, times, cleaned):
+    code = f"""if True:
+        import os, pathlib, signal, sys
+        from minitorch_train import cli
+        from minitorch_train.__main__ import main
+        def work(*_):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            finally:
+                if {times} == 2:
+                    os.kill(os.getpid(), signal.SIGINT)
+                pathlib.Path("cleaned").touch()
+        cli._lessons = work
+        sys.argv[1:] = ["lessons", "copy", "folder"]
+        main()"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "stopped\n") and (tmp_path / "cleaned").exists() == cleaned
+
+
+@pytest.mark.parametrize("environment, colour", [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_colour_is_left_out_where_it_is_not_wanted(lessons, monkeypatch, environment, colour):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    write(lessons / "00_bad.ipynb", "1 / 0")
+    result = CliRunner().invoke(cli.app, ["lessons", "run"], color=True)
+    assert ("\x1b[31m00_bad stopped" in result.stdout) == colour and ("\x1b" in result.stdout) == colour
+
+
+def test_a_copy_of_a_lesson_is_no_lesson(lessons, tmp_path):
+    for name in ("00_one", "00_one-Copy1", "00_one (1)", "00_one copy", "00_one.old", "0_one"):
+        write(lessons / f"{name}.ipynb", "1")
+    assert [path.stem for path in cli._lessons()] == ["00_one"]
+    for names in ((), ("00",)):
+        assert [row.split()[0] for row in run("lessons", "run", *names).stdout.splitlines()[2:]] == ["00_one"]
+    run("lessons", "copy", tmp_path / "mine")
+    assert sorted(contents(tmp_path / "mine")) == ["00_one.ipynb", "mnist.pkl.gz"]
 
 
 # Exercises

@@ -130,7 +130,7 @@ def test_the_wheel_says_what_the_settings_say(wheel):
     for extra in ("lessons", "dev", "bench"):
         expected |= {Requirement(f'{text}; extra == "{extra}"') for text in wanted[f"{extra}_requirements"].split()}
     assert found == expected
-    assert read["entry_points.txt"].split() == ["[console_scripts]", "minitorch-train", "=", "minitorch_train.cli:app"]
+    assert read["entry_points.txt"].split() == ["[console_scripts]", "minitorch-train", "=", "minitorch_train.__main__:main"]
 
 
 def test_every_name_is_there_and_comes_from_the_wheel(installed):

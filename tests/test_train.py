@@ -1,9 +1,11 @@
 """`minitorch-train train`: as a user types it, killed and gone on with."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ def run(*arguments):
 
 def start(*arguments):
     """The command as a process of its own."""
-    command = [sys.executable, "-m", "minitorch_train.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "minitorch_train", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -76,8 +78,10 @@ def test_a_run_that_is_there_is_not_trained_over(trained):
 
 
 @pytest.mark.parametrize("arguments, part", [
-    (["--resume"], "there is no --checkpoint"), (["--lr", "0"], "--lr should be above 0"), (["--lr", "nan"], "--lr should be above 0"),
-    (["--epochs", "0"], "--epochs"), (["--optimizer", "rms"], "rms"), (["--plot", "a.txt"], ".png, .pdf or .svg"),
+    (["--resume"], "there is no --checkpoint"), (["--lr", "0"], "from 1e-06 to 1000"), (["--lr", "nan"], "from 1e-06 to 1000"),
+    (["--lr", "inf"], "from 1e-06 to 1000"), (["--lr", "1e300"], "--lr"), (["--epochs", "0"], "from 1 to 10000"), (["--epochs", "9" * 30], "from 1 to 10000"),
+    (["--hidden", "10001"], "from 1 to 10000"), (["--bs", "50001"], "from 1 to 50000"),
+    (["--seed", str(2**64)], "from -9223372036854775808 to 18446744073709551615"), (["--seed", str(-2**63 - 1)], "--seed"), (["--optimizer", "rms"], "rms"), (["--plot", "a.txt"], ".png, .pdf or .svg"),
     (["--json", "no/such/folder/a"], "is no folder")])
 def test_bad_options_are_refused_before_anything_is_trained(arguments, part, monkeypatch):
     monkeypatch.setattr(cli, "_train", lambda *_: pytest.fail("it trained"))
@@ -86,11 +90,136 @@ def test_bad_options_are_refused_before_anything_is_trained(arguments, part, mon
 
 
 def test_a_diverging_run_says_what_to_try():
-    result = run("train", *SMALL, "--lr", "1e30")
+    result = run("train", *SMALL, "--lr", 1000)
     assert result.exit_code == 1 and "learning rate" in result.stderr and "try a tenth" in result.stderr
 
 
-def test_settings_that_are_none_are_refused(tmp_path):
-    (tmp_path / "settings.json").write_text("[1]")
-    result = run("train", "--checkpoint", tmp_path, "--resume")
-    assert result.exit_code == 1 and "does not hold the settings of a run" in result.stderr
+def test_help_names_every_range():
+    help = " ".join(run("train", "--help").stdout.split())
+    for part in ("from 1e-06 to 1000", "from 1 to 10000", "from 1 to 50000", "from -9223372036854775808 to 18446744073709551615"):
+        assert part in help
+
+
+@pytest.mark.parametrize("seed", [-2**63, 2**64 - 1])
+def test_the_ends_of_the_seeds_are_taken(seed):
+    assert run("train", "--epochs", 1, "--bs", 5000, "--hidden", 1, "--seed", seed).exit_code == 0
+
+
+# The settings of a run
+
+def test_settings_and_weights_are_in_one_file(trained):
+    folder = trained[0] / "run"
+    assert [path.name for path in folder.iterdir()] == ["run.safetensors"]
+    kept = fitting.load_checkpoint(folder / "run.safetensors")["loss_func"]
+    assert (kept["epochs"], kept["bs"], kept["hidden"], kept["seed"], kept["recipe"]) == (2, 500, 10, 0, "plain")
+
+
+@pytest.mark.parametrize("text", [b"", b"\xef\xbb\xbf{}", b'{"epochs": "2"}', b"[1]", b"\xff\xfe", None])
+def test_what_an_old_settings_file_says_does_not_matter(tmp_path, text):
+    if text is not None:
+        (tmp_path / "settings.json").write_bytes(text)
+    assert run("train", "--epochs", 1, "--bs", 5000, "--hidden", 1, "--checkpoint", tmp_path, "--resume").exit_code == 0
+    assert run("train", "--checkpoint", tmp_path, "--resume").exit_code == 0
+
+
+@pytest.mark.parametrize("state", [None, {"model": {}}, {"loss_func": []}, {"loss_func": {"epochs": 1}},
+                                   {"loss_func": {"recipe": "plain", "seed": 0, **cli._RECIPES["plain"], "epochs": "2"}}])
+def test_a_checkpoint_without_settings_is_named_and_the_remedy_works(tmp_path, state):
+    path = tmp_path / "run.safetensors"
+    path.write_bytes(b"damaged") if state is None else fitting.save_checkpoint(state, path)
+    before = path.read_bytes()
+    small = ["train", "--epochs", 1, "--bs", 5000, "--hidden", 1, "--checkpoint", tmp_path]
+    result = run(*small, "--resume")
+    assert result.exit_code == 1 and f"Move {path} away" in result.stderr and path.read_bytes() == before
+    assert run(*small).exit_code == 1 and path.read_bytes() == before
+    path.rename(tmp_path / "away")
+    assert run(*small, "--resume").exit_code == 0
+
+
+# Outputs
+
+TINY = ["--epochs", "1", "--bs", "5000", "--hidden", "1"]
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Training is a failure of the test."""
+    monkeypatch.setattr(cli, "_train", lambda *_: pytest.fail("it trained"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_the_run_s_own_file_is_no_target(tmp_path, untrained):
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    for name in ("run/run.safetensors", "run/../run/run.safetensors", "link/run.safetensors", "run/RUN.SafeTensors"):
+        result = run("train", "--checkpoint", tmp_path / "run", "--json", tmp_path / name)
+        assert result.exit_code == 2 and "keeps its checkpoint" in " ".join(result.stderr.split()), name
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_json_and_plot_are_two_files(tmp_path, untrained):
+    result = run("train", "--json", tmp_path / "a.png", "--plot", tmp_path / "." / "A.png")
+    assert result.exit_code == 2 and "two files" in result.stderr and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_checkpoint_makes_counts_as_there(tmp_path):
+    folder = tmp_path / "new" / "run"
+    assert run("train", *TINY, "--checkpoint", folder, "--json", folder / "a.jsonl", "--plot", folder / "a.svg").exit_code == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["a.jsonl", "a.svg", "run.safetensors"]
+
+
+def test_a_target_that_cannot_be_written_is_refused_first(tmp_path, untrained, monkeypatch):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").write_bytes(b"mine")
+    for arguments in (("--plot", tmp_path / "folder.png"), ("--json", tmp_path / "file" / "a"), ("--json", tmp_path / ("a" * 300))):
+        assert run("train", *arguments).exit_code == 2
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr("minitorch_train.checkpoints._file", refuse)
+    result = run("train", "--json", tmp_path / "file")
+    assert result.exit_code == 2 and "cannot be written: Permission denied" in " ".join(result.stderr.split())
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes with names belong to POSIX")
+def test_a_pipe_gets_the_history(tmp_path):
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    assert run("train", *TINY, "--json", pipe).exit_code == 0
+    reader.join()
+    assert json.loads(got[0])["epoch"] == 1 and pipe.is_fifo()
+
+
+def test_a_plot_that_fails_leaves_the_history_and_the_other_way_round(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no ink")
+
+    for name, left in (("plot", "a.jsonl"), ("save", "a.png")):
+        with monkeypatch.context() as patched:
+            patched.setattr(fitting.History, name, fail)
+            result = run("train", *TINY, "--json", tmp_path / "a.jsonl", "--plot", tmp_path / "a.png")
+        assert result.exit_code == 1 and "no ink" in result.stderr and [path.name for path in tmp_path.iterdir()] == [left]
+        (tmp_path / left).unlink()
+
+
+def test_a_run_that_diverges_writes_what_it_has(tmp_path):
+    result = run("train", *SMALL, "--lr", 1000, "--json", tmp_path / "a.jsonl", "--plot", tmp_path / "a.png")
+    assert result.exit_code == 1 and "try a tenth" in result.stderr
+    assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0])["losses"] and (tmp_path / "a.png").exists()
+
+
+def test_the_backend_of_a_notebook_does_not_matter(tmp_path):
+    command = [sys.executable, "-m", "minitorch_train", "train", *TINY, "--plot", "a.png"]
+    environment = os.environ | {"MPLBACKEND": "module://no_such_module.inline"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG"), done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
+def test_an_output_that_is_full_does_not_stop_the_files(tmp_path):
+    command = [sys.executable, "-m", "minitorch_train", "train", *TINY, "--json", "a.jsonl"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr == "The output could not be written: No space left on device\n"
+    assert json.loads((tmp_path / "a.jsonl").read_text())["epoch"] == 1
