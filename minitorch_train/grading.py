@@ -16,7 +16,6 @@ import os
 import queue
 import re
 import secrets
-import signal
 import stat
 import subprocess
 import sys
