@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 .PHONY: lessons test test-busy lab build bench
 
 lessons: $(READY)
-	$(BIN)/python -m minitorch_train.cli lessons run
+	$(BIN)/python -m minitorch_train lessons run
 
 test: $(READY)
 	$(BIN)/python -m pytest tests -n auto --dist loadfile
