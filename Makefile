@@ -1,5 +1,5 @@
-# `make lessons` runs the lessons, `make test` proves them, `make lab` opens them, `make bench` measures
-# the package against PyTorch; each sets up .venv first.
+# `make lessons` runs the lessons, `make test` proves them, `make test-busy` runs them while every core is busy,
+# `make lab` opens them, `make bench` measures the package against PyTorch; each sets up .venv first.
 # For authors: `make build` runs the notebooks in place and writes the package and the README from them.
 
 VENV ?= .venv
@@ -12,13 +12,16 @@ BIN := $(VENV)/bin
 endif
 READY := $(VENV)/.ready
 
-.PHONY: lessons test lab build bench
+.PHONY: lessons test test-busy lab build bench
 
 lessons: $(READY)
 	$(BIN)/python -m minitorch_train.cli lessons run
 
 test: $(READY)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n auto --dist loadfile
+
+test-busy: $(READY)
+	$(BIN)/python -m pytest tests -m busy
 
 lab: $(READY)
 	$(BIN)/python -m jupyter lab nbs

@@ -29,10 +29,6 @@ class BuildWithLessons(build_py):
         for lesson in lessons:
             self.copy_file(str(lesson), str(target / "lessons" / lesson.name))
 
-    def get_source_files(self):  # what a source distribution needs beside the package
-        extra = [root / "mnist.pkl.gz", root / "settings.ini", *lessons]
-        return super().get_source_files() + [str(path.relative_to(root)) for path in extra]
-
 
 setup(
     name=package,

@@ -8,6 +8,7 @@ import base64
 import io
 import re
 import tokenize
+from collections.abc import Iterator
 from itertools import groupby
 
 import numpy as np
@@ -17,6 +18,7 @@ from nbformat import NotebookNode
 CLOSING = ["## What we built", "## What still hurts", "## Your turn"]
 BANNED = re.compile(r"\b(simply|just|obviously|clearly|trivially|easy)\b", re.IGNORECASE)
 EXCLAIMED = re.compile(r"\w!(?=[\s\"')*]|$)")
+CLOCKS = re.compile(r"\b(perf_counter|monotonic|process_time|thread_time|timeit|time\.time|getrusage|ru_maxrss|VmHWM|VmRSS|memory_info|tracemalloc)")
 UNCLEAN = {
     "an absolute path": re.compile(r"(?<![\w.:/<])/\w[\w.-]*/[\w.-]+|\b[A-Za-z]:\\\w|file://"),
     "a memory address": re.compile(r"\b0x[0-9a-f]{6,}", re.IGNORECASE),
@@ -41,40 +43,53 @@ def shown(cell: NotebookNode) -> list[dict]:
     return kinds
 
 
-def same_number(stored: str, fresh: str) -> bool:
+def same_number(stored: str, fresh: str, varies: float | None = None) -> bool:
     """Whether two printed numbers say the same.
 
     Whole numbers are counts, shapes and positions: equal or wrong. A fraction comes out of rounded arithmetic, which
     another processor may round in another order: it may be off by 1 in 100, or by 1 in the last digit shown, or by a
-    millionth, since a number as small as that is what rounding left over.
+    millionth, since a number as small as that is what rounding left over. Where the cell says how far its numbers vary,
+    that is what counts, and the last digit shown.
     """
     a, b = (float(text.replace(",", "")) for text in (stored, fresh))
     mantissa, _, exponent = stored.lower().partition("e")
     decimals = len(mantissa.partition(".")[2])
+    if varies is not None:
+        return abs(a - b) <= varies + 1.001 * 10.0 ** -decimals * bool(decimals and not exponent)
     if not decimals and not exponent:
         return a == b
     last_digit = 10.0 ** (int(exponent or 0) - decimals)
     return abs(a - b) <= max(0.01 * abs(b), 1.001 * last_digit, 1e-6)
 
 
-def same_text(stored: str, fresh: str) -> bool:
+def same_text(stored: str, fresh: str, varies: float | None = None) -> bool:
     """Whether two texts have the same words, and numbers that say the same. The width of blanks does not count."""
     words = [" ".join(NUMBER.sub("#", text).split()) for text in (stored, fresh)]
     numbers = [NUMBER.findall(text) for text in (stored, fresh)]
-    return re.sub(r"\s+#", "#", words[0]) == re.sub(r"\s+#", "#", words[1]) and all(map(same_number, *numbers))
+    return re.sub(r"\s+#", "#", words[0]) == re.sub(r"\s+#", "#", words[1]) and all(same_number(a, b, varies) for a, b in zip(*numbers))
 
 
-def same_picture(stored: str, fresh: str) -> bool:
-    """Whether two PNG pictures have one size and, but for 1 pixel in 200, the same colours to within a fifth."""
+def same_picture(stored: str, fresh: str, share: float = 0.005) -> bool:
+    """Whether two PNG pictures have one size and, but for a share of the pixels, the same colours to within a fifth."""
     a, b = (imread(io.BytesIO(base64.b64decode(picture)), format="png") for picture in (stored, fresh))
-    return a.shape == b.shape and float((np.abs(a - b).max(-1) > 0.2).mean()) <= 0.005
+    return a.shape == b.shape and float((np.abs(a - b).max(-1) > 0.2).mean()) <= share
+
+
+def varies(cell: NotebookNode) -> float | None:
+    """How far the numbers that a cell shows may differ between two machines, where its first line says so.
+
+    `#| varies 0.05` is for what hangs on the order of additions: losses after many steps, what rounding leaves over.
+    `#| measured` is for times and memory, which no two runs repeat: they may differ by anything.
+    """
+    first = cell.source.split("\n")[0].split()
+    return float("inf") if first[:2] == ["#|", "measured"] else float(first[2]) if first[:2] == ["#|", "varies"] else None
 
 
 def differences(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
     """Where the stored outputs do not say what those of a fresh run say.
 
-    A cell that begins with `#| measured` shows times or memory, which no two runs repeat: of its outputs, only the kinds are
-    compared, and what the text around it claims is asserted in the cell.
+    Of a cell that begins with `#| measured`, only the kinds of its outputs are compared. Where one begins with
+    `#| varies`, its numbers may differ by so much, and a picture has to have its size.
     """
     found = []
     for number, cells in enumerate(zip(stored.cells, fresh.cells, strict=True), 1):
@@ -83,13 +98,14 @@ def differences(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
         if names[0] != names[1]:
             found.append(f"cell {number}: the stored outputs are {names[0]}, those of a fresh run {names[1]}")
             continue
-        if cells[0].source.startswith("#| measured"):
+        within = varies(cells[0])
+        if within == float("inf"):
             continue
         for kind, a, b in ((kind, a[kind], b[kind]) for a, b in zip(old, new) for kind in a):
             if kind == "image/png":
-                same = same_picture(a, b)
+                same = same_picture(a, b, 0.005 if within is None else 1.0)
             elif kind.startswith(("text/", "std")):
-                same = same_text(a, b)
+                same = same_text(a, b, within)
             else:
                 found.append(f"cell {number}: there is no comparison for outputs of the kind {kind}")
                 continue
@@ -235,4 +251,62 @@ def check_words(notebook: NotebookNode) -> list[str]:
     return found
 
 
-ANATOMY = (check_opening, check_rhythm, check_size, check_closing, check_figures, check_words)
+def _names(node: ast.AST, kind: type) -> set[str]:
+    """The names that a piece of code reads from outside (`ast.Load`) or sets (`ast.Store`)."""
+    names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, kind)}
+    if kind is ast.Load and isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        names -= _names(node, ast.Store) | {part.arg for part in ast.walk(node) if isinstance(part, ast.arg)}
+    return names
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements that run with a cell, in order: those in loops and branches too, those in functions and classes not."""
+    for node in body:
+        yield node
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            for part in ("body", "orelse", "finalbody"):
+                yield from _statements(getattr(node, part, []))
+            for handler in getattr(node, "handlers", []):
+                yield from _statements(handler.body)
+
+
+def _asserted(node: ast.stmt) -> ast.AST | None:
+    """What a statement insists on: `assert`, `if ...: raise`, a call such as `test_near(...)` or `self.assertLess(...)`."""
+    if isinstance(node, ast.Assert) or isinstance(node, ast.If) and any(isinstance(part, ast.Raise) for part in node.body):
+        return node.test
+    calls = (part for part in ast.walk(node) if isinstance(part, ast.Call)) if isinstance(node, ast.Expr) else ()
+    return next((call for call in calls if re.search(r"(^|\.)(test|assert)(\w|$)", ast.unparse(call.func))), None)
+
+
+def check_timing(notebook: NotebookNode) -> list[str]:
+    """Nothing is asserted in a measured cell, nor about what came of a clock or of a process's memory anywhere."""
+    found: list[str] = []
+    timed: set[str] = set()  # the names that hold a measurement, or make one
+    for number, cell in enumerate(notebook.cells, 1):
+        for node in _statements(ast.parse(cell.source).body if cell.cell_type == "code" else []):
+            asserted = _asserted(node)
+            if asserted is not None and (varies(cell) == float("inf") or _names(asserted, ast.Load) & timed or CLOCKS.search(ast.unparse(asserted))):
+                found.append(f"cell {number} asserts about a measurement: {ast.unparse(asserted)}")
+            source = node if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else getattr(node, "iter", getattr(node, "value", None))
+            if source is None:
+                continue
+            measures = bool(_names(source, ast.Load) & timed or CLOCKS.search(ast.unparse(source)))
+            targets = {node.name} if source is node else _names(node.target if hasattr(node, "target") else node, ast.Store)
+            timed = timed | targets if measures or isinstance(node, ast.AugAssign) and targets & timed else timed - targets
+    return found
+
+
+def check_verdicts(notebook: NotebookNode) -> list[str]:
+    """No output ends a line with True or False: the number is shown instead.
+
+    A lesson whose subject is a verdict, since it exports a function that returns a `bool`, may show what that says.
+    """
+    exported = [node for cell in notebook.cells if cell.source.startswith("#| export") for node in ast.parse(cell.source).body]
+    if any(isinstance(node, ast.FunctionDef) and node.returns and ast.unparse(node.returns) == "bool" and node.name[0] != "_" for node in exported):
+        return []
+    return [f"cell {number} shows a verdict in place of a number: {line.strip()}"
+            for number, cell in enumerate(notebook.cells, 1) for kinds in shown(cell) for kind, content in kinds.items()
+            if kind in ("stdout", "text/plain") for line in content.splitlines() if re.search(r"(?<![\w=])(True|False)[.\s]*$", line)]
+
+
+ANATOMY = (check_opening, check_rhythm, check_size, check_closing, check_figures, check_words, check_timing, check_verdicts)

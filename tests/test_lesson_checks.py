@@ -5,8 +5,8 @@ import io
 
 import numpy as np
 import pytest
-from lesson_checks import (ANATOMY, check_closing, check_figures, check_opening, check_rhythm, check_size, check_words, differences,
-                           leftovers, same_number, same_text)
+from lesson_checks import (ANATOMY, check_closing, check_figures, check_opening, check_rhythm, check_size, check_timing, check_verdicts,
+                           check_words, differences, leftovers, same_number, same_text)
 from matplotlib.image import imsave
 from nbformat import from_dict
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -266,3 +266,58 @@ def test_of_a_measured_cell_only_the_kinds_are_compared():
     for notebook in (stored, fresh):
         notebook.cells[0].source = "race()"
     assert differences(stored, fresh) != []
+
+
+@pytest.mark.parametrize("stored, fresh, fine", [
+    ("loss 0.31\n", "loss 0.35\n", True), ("loss 0.31\n", "loss 0.38\n", False), ("loss 0.31\n", "loss nan\n", False),
+    ("3 epochs, loss 0.31\n", "4 epochs, loss 0.31\n", False), ("off by 2e-08\n", "off by 0.04\n", True), ("loss 0.31\n", "cost 0.31\n", False),
+])
+def test_a_cell_says_how_far_its_numbers_vary(stored, fresh, fine):
+    notebooks = [new_notebook(cells=[code("#| varies 0.05\nrace()", text)]) for text in (stored, fresh)]
+    assert (differences(*notebooks) == []) is fine
+
+
+def test_a_picture_that_varies_keeps_its_size():
+    stored, other, larger = (new_notebook(cells=[code("#| varies 0.05\ndraw()", picture=png(noise, size))])
+                             for noise, size in ((0, (40, 60)), (1, (40, 60)), (0, (40, 61))))
+    assert differences(stored, other) == [] and len(differences(stored, larger)) == 1
+    for notebook in (stored, other):
+        notebook.cells[0].source = "draw()"
+    assert len(differences(stored, other)) == 1
+
+
+CLOCK = "def seconds(run):\n    start = time.perf_counter()\n    run()\n    return time.perf_counter() - start"
+
+
+@pytest.mark.parametrize("source", [
+    "#| measured\nassert 1 < 2", "#| measured\nprint(3)\ntest_eq(1, 1)", "assert seconds(a) < seconds(b)", "slow = seconds(a)\nassert slow > 1",
+    "slow, fast = map(seconds, (a, b))\nratio = slow / fast\nassert ratio > 2", "for t in [seconds(a)]:\n    if t > 1:\n        raise ValueError(t)",
+    "total = 0\nfor run in runs:\n    total += seconds(run)\nassert total < 9", "test_near(seconds(a), 1)", "assert time.perf_counter() > 0",
+    "torch.testing.assert_close(seconds(a), 1.0)", "script = 'print(resource.getrusage(0))'\nout = call(script)\nif wanted:\n    assert out > 3",
+    "def best(*runs):\n    return min(map(seconds, runs))\n\nunittest.assertLess(best(a), 1)",
+])
+def test_an_assertion_about_a_measurement(source):
+    complaint(check_timing(lesson(middle=[code(CLOCK), new_markdown_cell("Look."), code(source)])), "cell 26 asserts about a measurement")
+
+
+@pytest.mark.parametrize("source", [
+    "#| measured\nprint(seconds(a))", "slow = seconds(a)\nslow = 3\nassert slow == 3", "x = run(a)\nassert x.shape == (3,)",
+    "def best(seconds):\n    return min(seconds)\n\nassert best([1, 2]) == 1", "start = time.perf_counter()\nassert loss < 1",
+])
+def test_what_is_no_assertion_about_a_measurement(source):
+    assert check_timing(lesson(middle=[code(CLOCK), code(source)])) == []
+
+
+@pytest.mark.parametrize("text", ["True\n", "False", "the same bits? True\n", "first 3\nequal: False.\nlast 4\n", "[64, 10] False\n"])
+def test_a_verdict_in_place_of_a_number(text):
+    complaint(check_verdicts(lesson(middle=[code("print(a == b)", text)])), "cell 24 shows a verdict in place of a number")
+    result = code("a == b")
+    result.outputs = [new_output("execute_result", data={"text/plain": text})]
+    complaint(check_verdicts(lesson(middle=[result])), "cell 24 shows a verdict in place of a number")
+
+
+def test_what_is_no_verdict():
+    shows = [code("x == y", "tensor([ True, False])\n"), code("fit()", "ValueError: leave out create_graph=True\nTrue to the text, 3\n")]
+    assert check_verdicts(lesson(middle=shows)) == []
+    near = FUNCTION.replace("half", "near").replace("float:\n", "bool:\n")
+    assert check_verdicts(lesson(middle=[code(near), code("near(1, 1.0001)", "True\n")])) == []

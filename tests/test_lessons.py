@@ -35,14 +35,33 @@ def test_the_first_lessons_are_there():
     assert [path.name[:3] for path in LESSONS[:6]] == [f"0{number}_" for number in range(6)]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
-def test_runs_and_shows_what_is_stored(path, monkeypatch):
-    # One thread adds in another order than several do. So what is stored must not hang on the last digit of a sum,
-    # nor on the number of cores. It also keeps a busy machine from slowing the lessons down by far more than its share.
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def check_run(path):
+    """A notebook runs with whatever threads and cores there are, and shows what is stored in it."""
     run = run_lesson(path)
     assert run.failure is None, f"nbs/{path.name}, cell {run.failure.cell}: {run.failure.error}\n{run.failure.source}"
     report(path, differences(read(path), run.notebook))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_runs_and_shows_what_is_stored(path):
+    check_run(path)
+
+
+@pytest.fixture(scope="module")
+def busy_cores():
+    """A loop without an end for each core."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count())]
+    yield
+    for loop in loops:
+        assert loop.poll() is None, "a loop ended by itself: the cores were not busy"
+        loop.kill()
+        loop.wait()
+
+
+@pytest.mark.busy
+@pytest.mark.parametrize("path", LESSONS, ids=name)
+def test_runs_while_every_core_is_busy(path, busy_cores):
+    check_run(path)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
@@ -54,6 +73,14 @@ def test_is_clean(path):
 @pytest.mark.parametrize("path", LESSONS, ids=name)
 def test_keeps_to_the_form_of_a_lesson(path, check):
     report(path, check(read(path)))
+
+
+def test_a_fresh_clone_is_clean(tmp_path):
+    shutil.copy(ROOT / "settings.ini", tmp_path)
+    shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".*"))
+    subprocess.run([sys.executable, "-c", "from nbdev.clean import nbdev_clean; nbdev_clean()"], cwd=tmp_path, check=True)
+    changed = [path.name for path in NOTEBOOKS if path.read_bytes() != (tmp_path / "nbs" / path.name).read_bytes()]
+    assert not changed, f"nbdev_clean changes {', '.join(changed)}"
 
 
 def files(package):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -18,7 +19,8 @@ from packaging.requirements import Requirement
 import minitorch_train as mt
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ["settings.ini", "setup.py", "README.md", "LICENSE", "mnist.pkl.gz", "minitorch_train", "nbs"]
+SOURCES = ["settings.ini", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "Makefile", "constraints.txt", "mnist.pkl.gz",
+           "minitorch_train", "nbs", "tests", "benchmarks"]
 
 
 def settings():
@@ -41,7 +43,7 @@ def sources(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sources")
     for name in SOURCES:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         else:
             shutil.copy(ROOT / name, folder / name)
     stale = folder / "build" / "lib" / "minitorch_train" / "lessons" / "03_old_name.ipynb"
@@ -88,10 +90,25 @@ def test_the_wheel_holds_the_package_the_digits_and_the_lessons(wheel):
             assert archive.read(name) == path.read_bytes(), name
 
 
-def test_a_source_distribution_builds_the_same_wheel(sources, wheel, tmp_path):
+@pytest.fixture(scope="module")
+def sdist(sources, tmp_path_factory):
+    """The source distribution."""
+    folder = tmp_path_factory.mktemp("sdist")
     build = "import sys, setuptools.build_meta as backend; backend.build_sdist(sys.argv[1])"
-    call(sys.executable, "-c", build, tmp_path, cwd=sources)
-    call(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path, next(tmp_path.glob("*.tar.gz")))
+    call(sys.executable, "-c", build, folder, cwd=sources)
+    return next(folder.glob("*.tar.gz"))
+
+
+def test_a_source_distribution_holds_its_tests_and_what_they_need(sources, sdist):
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames() if archive.getmember(name).isfile()}
+    made = {name for name in names if ".egg-info/" in name} | {"PKG-INFO", "setup.cfg"}
+    there = {path.relative_to(sources).as_posix() for name in SOURCES for path in (sources / name, *(sources / name).rglob("*")) if path.is_file()}
+    assert names - made == there and "tests/conftest.py" in there
+
+
+def test_a_source_distribution_builds_the_same_wheel(sdist, wheel, tmp_path):
+    call(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path, sdist)
     with zipfile.ZipFile(wheel) as ours, zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as theirs:
         assert {i.filename: i.CRC for i in theirs.infolist()} == {i.filename: i.CRC for i in ours.infolist()}
 
