@@ -39,7 +39,7 @@ setup(
     author=settings["author"],
     license="Apache-2.0",
     keywords=settings["keywords"].split(),
-    python_requires=">=" + settings["min_python"],
+    python_requires=f">={settings['min_python']},<{settings['below_python']}",
     packages=[package],
     install_requires=settings["requirements"].split(),
     extras_require={name: settings[f"{name}_requirements"].split() for name in ("lessons", "dev", "bench")},

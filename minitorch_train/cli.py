@@ -27,8 +27,6 @@ from . import __version__
 if TYPE_CHECKING:  # imported where it is needed: torch is slow to load, and running wants the `lessons` extra
     from collections.abc import Callable
 
-    from torch import Tensor
-
     from minitorch_train.fitting import History
     from minitorch_train.running import LessonRun
 
@@ -208,7 +206,7 @@ def _show_progress(
     reset: Annotated[bool, typer.Option("--reset", help="Forget all of it, after asking.")] = False,
 ) -> None:
     """Show which exercises are untouched, tried or solved, and since when."""
-    from minitorch_train.exercises import progress, progress_file
+    from minitorch_train.exercises import forget_progress, progress, progress_file
 
     try:
         if not reset:
@@ -216,7 +214,7 @@ def _show_progress(
         elif not progress_file().exists():
             typer.echo("There is no progress to forget.")
         elif typer.confirm(f"Forget all progress in {progress_file()}?"):
-            progress_file().unlink()
+            forget_progress()
             typer.echo("Forgotten.")
     except (OSError, ValueError) as error:
         _fail(f"Progress cannot be read or written: {error}")
@@ -411,74 +409,48 @@ def _train_digits(
         raise typer.Exit(130)
 
 # %% ../nbs/95_command_line.ipynb #0a5ed7b9
-def _read_digit(
-    path: Path,      # a PNG of one digit
-) -> "Tensor":       # `[784]`, from 0 for paper to 1 for ink
-    """A picture in the form of the digits of MNIST.
-
-    Raises `ValueError` when it cannot be read, or when nothing is on it.
-    """
-    import matplotlib.image
-    import torch
-    from torch.nn.functional import interpolate
-
-    try:
-        picture = torch.tensor(matplotlib.image.imread(path, format="png"), dtype=torch.float32)
-    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError is Pillow's word for a broken PNG
-        raise ValueError(f"{path} cannot be read as a PNG: {error}") from error
-    if picture.dim() == 2:
-        picture = picture[..., None]
-    alpha = picture[..., -1:] if picture.shape[-1] in (2, 4) else torch.ones(())
-    grey = (picture[..., :3] if picture.shape[-1] > 2 else picture[..., :1]).mean(-1, keepdim=True)
-    grey = (grey * alpha + 1 - alpha)[..., 0]  # what is transparent is white paper
-    rim = torch.cat([grey[0], grey[-1], grey[:, 0], grey[:, -1]]).median()
-    ink = (grey - rim).abs()
-    if ink.max() < 0.1:
-        raise ValueError(f"{path} shows no digit: its pixels are nearly all alike")
-    ink = (ink / ink.max()).where(ink > 0.1 * ink.max(), 0.0)
-    rows, columns = ink.sum(1).nonzero(), ink.sum(0).nonzero()
-    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    size = [max(1, round(20 * side / max(ink.shape))) for side in ink.shape]
-    ink = interpolate(ink[None, None], size, mode="bilinear", antialias=True)[0, 0]
-    digit = torch.zeros(28, 28)
-    corner = [round(14.5 - (torch.arange(n) + 0.5).dot(ink.sum(1 - d)).item() / ink.sum().item()) for d, n in enumerate(size)]
-    top, left = (min(max(0, start), 28 - n) for start, n in zip(corner, size))
-    digit[top : top + size[0], left : left + size[1]] = ink
-    return digit.flatten()
-
-
 @app.command("predict")
 def _predict(
     images: Annotated[list[Path], typer.Argument(
-        metavar="IMAGE...", exists=True, dir_okay=False, help="PNG pictures of one digit each.", show_default=False)],
+        metavar="IMAGE...", help="Pictures of one digit each: PNG, JPEG, GIF, BMP, TIFF, WebP and more.", show_default=False)],
     checkpoint: Annotated[Path, typer.Option(
         metavar="DIR", exists=True, file_okay=False, help="A folder that `train --checkpoint` made.", show_default=False)],
 ) -> None:
     """Say which digit each IMAGE shows, and how probable each of the ten is.
 
-    The pictures may have any size, and dark digits on light paper or light ones on dark.
+    The pictures may have any size up to 64 million pixels, and dark digits on light paper or light ones on dark. For
+    one that cannot be read there is a sentence instead, and the exit status is 1.
     """
-    import torch
-
     import minitorch_train as mt
+    from minitorch_train.pictures import read_digit
 
     path = checkpoint / "run.safetensors"
     try:
         weights = mt.load_checkpoint(path)["model"]
-        hidden, inputs = weights["layers.0.weight"].shape
-        model = mt.Model(inputs, hidden, 10)
+        model = mt.Model(784, len(weights["layers.0.weight"]), 10)
         model.load_state_dict(weights)
-        x_train = mt.get_data()[0]
-        digits = torch.stack([_read_digit(image) for image in images])
-        logits = model(mt.normalize(digits, x_train.mean(), x_train.std()))
     except (KeyError, AttributeError, TypeError, RuntimeError) as error:
         _fail(f"{path} holds no network for digits: {type(error).__name__}: {error}")
     except (OSError, ValueError) as error:
         _fail(str(error))
-    width = max(len(str(image)) for image in images)
-    typer.echo(f"{'picture':{width}}  digit" + "".join(f"{digit:7}" for digit in range(10)))
-    for image, row in zip(images, mt.softmax(logits).tolist()):
+    try:
+        x_train = mt.get_data()[0]
+    except (OSError, ValueError) as error:
+        _fail(str(error))
+    width, head, refused = max(len(str(image)) for image in images), True, False
+    for image in images:
+        try:
+            digit = mt.normalize(read_digit(image), x_train.mean(), x_train.std())
+        except (OSError, ValueError) as error:
+            typer.echo(str(error), err=True)
+            refused = True
+            continue
+        if head:
+            typer.echo(f"{'picture':{width}}  digit" + "".join(f"{number:7}" for number in range(10)))
+            head = False
+        row = mt.softmax(model(digit[None]))[0].tolist()
         typer.echo(f"{str(image):{width}}  {row.index(max(row)):5}" + "".join(f"{p:7.3f}" for p in row))
+    raise typer.Exit(refused)
 
 # %% ../nbs/95_command_line.ipynb #95156d6b
 if __name__ == "__main__" and globals().get("__spec__"):

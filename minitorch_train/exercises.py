@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['call', 'value', 'nothing', 'Mistake', 'Exercise', 'all_exercises', 'Verdict', 'judge', 'progress_file',
-           'read_progress', 'check', 'solution', 'progress']
+           'read_progress', 'forget_progress', 'check', 'solution', 'progress']
 
 # %% ../nbs/90_exercises.ipynb #2f4dd465
 import copy
@@ -15,20 +15,23 @@ import json
 import os
 import re
 import signal
+import sys
 import sysconfig
-import tempfile
 import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import platformdirs
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
+
+from .checkpoints import write_whole
 
 # %% ../nbs/90_exercises.ipynb #fb9e0861
 def call(
@@ -351,10 +354,19 @@ def judge(
     return _explain(exercise, answer, outcomes, wanted)
 
 # %% ../nbs/90_exercises.ipynb #3cdde211
+_RECORD = {"status": str, "mistake": (str, type(None)), "failed": int, "tried": str, "solved": (str, type(None))}
+
+
 def progress_file() -> Path:
-    """Where progress is kept."""
+    """Where progress is kept. Raises `OSError` when there is no home folder and no `MINITORCH_PROGRESS`."""
     chosen = os.environ.get("MINITORCH_PROGRESS")
-    return Path(chosen) if chosen else platformdirs.user_data_path("minitorch_train", appauthor=False) / "progress.json"
+    if chosen:
+        return Path(chosen)
+    with suppress(RuntimeError):
+        folder = platformdirs.user_data_path("minitorch_train", appauthor=False)
+        if folder.is_absolute():  # without a home, it may begin with a `~` that nothing replaced
+            return folder / "progress.json"
+    raise OSError("there is no home folder; the environment variable MINITORCH_PROGRESS can name a file")
 
 
 def read_progress(
@@ -367,52 +379,89 @@ def read_progress(
     path = path or progress_file()
     if not path.exists():
         return {}
+    if not path.is_file():  # to open a named pipe would wait for its writer
+        raise ValueError(f"{path} is no plain file, so it holds no progress; MINITORCH_PROGRESS can name another")
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        records = json.loads(path.read_text(encoding="utf-8").removeprefix("\ufeff"))  # some editors begin a file with a byte order mark
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable as JSON ({error}); move it away to start afresh") from None
-    keys = {"status", "mistake", "failed", "tried", "solved"}
-    if not isinstance(records, dict) or not all(isinstance(r, dict) and keys <= r.keys() for r in records.values()):
-        raise ValueError(f"{path} does not hold the progress of exercises; move it away to start afresh")
+    if not isinstance(records, dict) or not all(map(_is_record, records.values())):
+        raise ValueError(f"{path} does not hold the progress of exercises as this version writes it; "
+                         "move it away to start afresh")
     return records
+
+
+def _is_record(value: object) -> bool:
+    """Does a value have the fields of an exercise's record? It may have more."""
+    return isinstance(value, dict) and all(isinstance(value.get(key, ...), kind) for key, kind in _RECORD.items())
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes and threads, if they ask too, away from a file of progress."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{path}.lock", timeout=10)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OSError(f"another program has kept {lock.lock_file} locked for {lock.timeout:g} seconds") from None
+    except (OSError, NotImplementedError):  # some disks have no locks; where nothing can be made, writing says so
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _record(
     id: str,           # the exercise
     verdict: Verdict,  # what came of an answer
 ) -> int:              # how often it has gone wrong since it was last right
-    """Keep a verdict; the file is replaced in one step."""
-    records, path, today = read_progress(), progress_file(), date.today().isoformat()
-    record = records.get(id, {"tried": today, "solved": None, "failed": 0})
-    right = verdict.status == "solved"
-    record |= {"status": verdict.status, "mistake": verdict.mistake and verdict.mistake.name,
-               "failed": 0 if right else record["failed"] + 1}
-    record["solved"] = record["solved"] or (today if right else None)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".progress-")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            json.dump(records | {id: record}, file, indent=1, sort_keys=True)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    """Keep a verdict."""
+    path, today, right = progress_file(), date.today().isoformat(), verdict.status == "solved"
+    with _locked(path):
+        records = read_progress(path)
+        record = records.setdefault(id, {"tried": today, "solved": None, "failed": 0})
+        record |= {"status": verdict.status, "mistake": verdict.mistake and verdict.mistake.name,
+                   "failed": 0 if right else record["failed"] + 1}
+        record["solved"] = record["solved"] or (today if right else None)
+        write_whole(path, json.dumps(records, indent=1, sort_keys=True).encode())
     return record["failed"]
 
+
+def forget_progress() -> None:
+    """Delete the file of progress. Raises `OSError` when it cannot be deleted."""
+    path = progress_file()
+    with _locked(path):
+        path.unlink(missing_ok=True)
+
 # %% ../nbs/90_exercises.ipynb #99b4b084
-def _last_mistake(
-    exercise: Exercise,
-) -> Mistake | None:
-    """The known mistake of the learner's last try."""
-    name = read_progress().get(exercise.id, {}).get("mistake")
-    return next((mistake for mistake in exercise.mistakes if mistake.name == name), None)
+def _say(text: str) -> str | None:
+    """Print a text on the first of the two streams that takes it; return it when neither does."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # no stream, a full or broken one, a closed one
+            stream.write(f"{text}\n")
+            stream.flush()
+            return None
+    return text
+
+
+def _last_hint(exercise: Exercise) -> str:
+    """The stronger hint to the known mistake of the learner's last try, or the exercise's."""
+    try:
+        name, trouble = read_progress().get(exercise.id, {}).get("mistake"), ""
+    except (OSError, ValueError) as error:
+        name, trouble = None, f"\n  (Your last try is not known: {error})"
+    known = next((mistake.stronger for mistake in exercise.mistakes if mistake.name == name), exercise.hint)
+    return f"{exercise.id} hint: {known}{trouble}"
 
 
 def check(
     id: str,             # lesson and number, as in `03.2`
     *answer: object,     # your function or value
     hint: bool = False,  # say more about the mistake?
-) -> None:
+) -> str | None:       # None; what came of it, where nothing can be printed
     """Check an answer to an exercise and print what came of it.
 
     A wrong answer is shown the smallest input it is wrong on, what came and what was wanted, and the mistake if it is
@@ -423,22 +472,20 @@ def check(
     if len(answer) > 1 or not (answer or hint):
         raise TypeError(f'check takes the exercise and one answer, as in check("{id}", answer)')
     if not answer:
-        mistake = _last_mistake(exercise)
-        print(f"{id} hint: {mistake.stronger if mistake else exercise.hint}")
-        return
+        return _say(_last_hint(exercise))
     verdict, failed = judge(exercise, answer[0]), 0
-    lines = list(verdict.lines)
+    lines, trouble = list(verdict.lines), []
     try:
         failed = 0 if verdict.status == "not yet" else _record(id, verdict)
     except (OSError, ValueError) as error:
-        lines.append(f"  (Progress is not kept: {error})")
+        trouble = [f"  (Progress is not kept: {error})"]
     if verdict.mistake:
         lines += [f"  mistake  {verdict.mistake.name}", f"  hint     {verdict.mistake.hint}"]
     if hint and verdict.status != "solved":
         lines.append(f"  more     {verdict.mistake.stronger if verdict.mistake else exercise.hint}")
     elif failed > 1:
         lines.append(f'  There is a stronger hint: check("{id}", hint=True)')
-    print("\n".join(lines))
+    return _say("\n".join(lines + trouble))
 
 
 def solution(

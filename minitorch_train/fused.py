@@ -21,7 +21,7 @@ def _softmax_into(
     out: Tensor,      # where the result goes, `[n, C]`; may be `logits` itself
 ) -> tuple[Tensor, Tensor | float]:  # sum of `exp(logits - top)`; what still divides `out`
     """The exponentials of each row in `out`, divided by their sum where the kernel does it."""
-    if logits.shape[1] < 32:  # the kernel takes a row at a time, which does not pay on short rows
+    if logits.shape[1] < 32:  # on some processors the kernel takes far longer on short rows
         torch.sub(logits, top, out=out).exp_()
         total = out.sum(1, keepdim=True)
         return total, total
@@ -52,7 +52,8 @@ class _Shares(NamedTuple):
 
     def cut(self, at: slice) -> "_Shares":
         """The shares of some of the rows."""
-        return _Shares(*[x if x is None else x[at] for x in self[:4]], self.zero)
+        by_row = self.index, self.right, self.even, self.ignored
+        return _Shares(*[x if x is None else x[at] for x in by_row], self.zero)
 
 
 def _make_shares(

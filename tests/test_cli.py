@@ -18,7 +18,7 @@ from minitorch_train import __version__, cli
 from minitorch_train.exercises import all_exercises, check
 from minitorch_train.running import run_lesson
 
-NBS = Path(cli.__file__).parent.parent / "nbs"
+NBS = Path(__file__).resolve().parents[1] / "nbs"
 
 
 def write(path, *cells):
@@ -56,11 +56,10 @@ def test_the_kernel_is_this_interpreter_in_the_folder_of_the_lesson(tmp_path, mo
     kernel.mkdir(parents=True)
     (kernel / "kernel.json").write_text(json.dumps({"argv": ["no-such-python", "{connection_file}"], "display_name": "stale"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    lesson = write(tmp_path / "00_where.ipynb", "import os, sys\nprint(sys.executable)\nprint(os.getcwd())")
+    lesson = write(tmp_path / "00_where.ipynb", "import os, sys\nprint(sys.executable)\nprint(sys.prefix)\nprint(os.getcwd())")
     result = run_lesson(lesson)
-    executable, folder = result.notebook.cells[0].outputs[0].text.splitlines()
-    assert Path(executable).samefile(sys.executable) and sys.prefix in executable
-    assert Path(folder).samefile(tmp_path)
+    executable, prefix, folder = map(Path, result.notebook.cells[0].outputs[0].text.splitlines())
+    assert executable.samefile(sys.executable) and prefix.samefile(sys.prefix) and folder.samefile(tmp_path)
 
 
 def test_a_failing_cell_ends_the_run_and_is_described(tmp_path):

@@ -3,8 +3,12 @@
 import ast
 import importlib.util
 import inspect
+import io
 import json
+import os
 import re
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -14,6 +18,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn, tensor
 
 from minitorch_train import exercises
@@ -199,7 +204,7 @@ def test_an_error_without_a_line_of_the_learners(bank, capsys):
 
 
 def test_a_line_that_was_typed_and_not_kept(bank, capsys):
-    assert "  line 1 of your code" in said(capsys, eval("lambda x: x.reshape(7)")).splitlines()
+    assert "  line 1 of your code" in said(capsys, eval(compile("lambda x: x.reshape(7)", "<not kept>", "eval"))).splitlines()
 
 
 def test_an_error_where_several_results_were_wanted():
@@ -356,26 +361,226 @@ def test_a_solved_exercise_stays_solved(bank, capsys):
     assert record["status"] == "raised" and record["solved"] and record["failed"] == 1
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"99.1": 3}', '{"99.1": {"status": "solved"}}', "\xff"])
-def test_a_foreign_progress_file_is_named_and_kept(bank, capsys, kept, text):
+GOOD = {"status": "solved", "mistake": None, "failed": 0, "tried": "2026-01-01", "solved": "2026-01-01"}
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"{", b"[]", b"3", b'{"99.1": 3}', b'{"99.1": {"status": "solved"}}', b"\xff", b"[" * 100_000, b"\0" * 9,
+    json.dumps({"99.1": GOOD}).encode("utf-16"), json.dumps({"version": 2, "exercises": {"99.1": GOOD}}).encode(),
+    json.dumps({"99.1": GOOD | {"failed": "2"}}).encode(), json.dumps({"99.1": GOOD | {"solved": True}}).encode()])
+def test_a_foreign_progress_file_is_named_and_kept(bank, capsys, kept, content):
     kept.parent.mkdir()
-    kept.write_bytes(text.encode("latin-1"))
-    assert "99.1 right" in (out := said(capsys, double)) and "Progress is not kept" in out and str(kept) in out
-    assert kept.read_bytes() == text.encode("latin-1")
+    kept.write_bytes(content)
+    *verdict, last = said(capsys, double).splitlines()
+    assert verdict == ["99.1 right. Half of it is 1."] and "Progress is not kept" in last and str(kept) in last
+    assert "99.1 hint: Think of two." in (out := said(capsys, hint=True)) and "Your last try is not known" in out
+    assert kept.read_bytes() == content
     with pytest.raises(ValueError, match="move it away"):
         read_progress()
 
 
-def test_progress_that_cannot_be_written_loses_nothing(bank, capsys, kept, monkeypatch):
+def test_what_a_later_version_adds_is_kept(bank, capsys, kept):
+    kept.parent.mkdir()
+    kept.write_text(json.dumps({"99.1": GOOD | {"stars": 5}, "99.9": GOOD | {"status": "new"}}), encoding="utf-8-sig")
+    assert "Progress" not in said(capsys, len)
+    assert read_progress()["99.1"] == GOOD | {"stars": 5, "status": "wrong", "failed": 1} and read_progress()["99.9"]["status"] == "new"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes and devices are of POSIX systems")
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "file above"])
+def test_a_progress_file_that_is_no_file(bank, capsys, kept, monkeypatch, kind):
+    kept.parent.mkdir()
+    if kind == "folder":
+        kept.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(kept)
+    elif kind == "device":
+        kept = Path("/dev/null")
+    else:
+        kept.touch()
+        kept = kept / "progress.json"
+    monkeypatch.setenv("MINITORCH_PROGRESS", str(kept))
+    monkeypatch.setattr(exercises, "FileLock", lambda path, timeout: FileLock(os.devnull + "/no", timeout=timeout))  # leave nothing in /dev
+    first, last = said(capsys, double).splitlines()
+    assert first.startswith("99.1 right") and "Progress is not kept" in last and str(kept if kind != "file above" else kept.parent) in last
+    assert not kept.is_file()
+
+
+@pytest.mark.parametrize("place", ["write", "folder"])
+def test_progress_that_cannot_be_written_loses_nothing(bank, capsys, kept, monkeypatch, place):
     said(capsys, double)
     before = kept.read_bytes()
 
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exercises.json, "dump", full)
-    assert "No space left" in said(capsys, len)
-    assert kept.read_bytes() == before and [path.name for path in kept.parent.iterdir()] == ["progress.json"]
+    monkeypatch.setattr(*((os, "fsync") if place == "write" else (Path, "mkdir")), full)
+    *verdict, last = said(capsys, len).splitlines()
+    assert verdict[0] == "99.1 not right yet." and "No space left" in last
+    assert kept.read_bytes() == before and {path.name for path in kept.parent.iterdir()} <= {"progress.json", "progress.json.lock"}
+
+
+# Several at once
+
+def python(code, *arguments, **options):
+    """A process of its own that runs Python code."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], **options)
+
+
+def test_processes_and_threads_that_solve_exercises_at_once_keep_all_results(kept):
+    code = """if True:
+        import sys, threading
+        from minitorch_train.exercises import Verdict, _record
+        sys.stdin.readline()
+        def work(name):
+            for i in range(15):
+                _record(f"{name}.{i}", Verdict("solved", []))
+        threads = [threading.Thread(target=work, args=(f"{sys.argv[1]}-{n}",)) for n in range(2)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        """
+    children = [python(code, name, stdin=subprocess.PIPE) for name in "abc"]
+    for child in children:
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    for child in children:
+        assert child.communicate(timeout=120) == ("", "") and child.returncode == 0
+    assert read_progress().keys() == {f"{name}-{n}.{i}" for name in "abc" for n in range(2) for i in range(15)}
+
+
+@pytest.fixture
+def held(kept):
+    """A process that holds the lock of the progress file until it is killed."""
+    kept.parent.mkdir(exist_ok=True)
+    code = "import filelock, sys, time\nlock = filelock.FileLock(sys.argv[1])\nlock.acquire()\nprint('held', flush=True)\ntime.sleep(600)"
+    child = python(code, f"{kept}.lock")
+    assert child.stdout.readline() == "held\n"
+    yield child
+    child.kill()
+    child.communicate()
+
+
+def test_waiting_for_the_lock_has_an_end(bank, capsys, kept, held, monkeypatch):
+    monkeypatch.setattr(exercises, "FileLock", lambda path, timeout: FileLock(path, timeout=min(timeout, 0.2)))
+    first, last = said(capsys, double).splitlines()
+    assert first.startswith("99.1 right") and "another program has kept" in last and f"{kept}.lock" in last
+    assert not kept.exists()
+
+
+def test_the_lock_of_a_killed_process_is_open(bank, capsys, kept, held):
+    held.kill()
+    held.wait()
+    assert "Progress" not in said(capsys, double) and read_progress()["99.1"]["solved"]
+
+
+def test_forgetting_waits_for_a_check_that_is_being_kept(kept, held):
+    kept.write_text(json.dumps({"99.1": GOOD}))
+    thread = threading.Thread(target=exercises.forget_progress)
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive() and kept.exists()
+    held.kill()
+    thread.join(30)
+    assert not thread.is_alive() and not kept.exists()
+
+
+@pytest.mark.parametrize("error", [OSError(37, "No locks available"), PermissionError(13, "Permission denied"), NotImplementedError()])
+def test_a_disk_without_locks_keeps_progress_without_one(bank, capsys, kept, monkeypatch, error):
+    def refuse(self, *arguments, **options):
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert "Progress" not in said(capsys, double) and read_progress()["99.1"]["solved"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="what is allowed is set as on POSIX systems")
+def test_a_folder_that_cannot_be_written_to(kept):
+    kept.parent.mkdir()
+    kept.write_text(json.dumps({"99.1": GOOD}))
+    kept.parent.chmod(0o555)
+    code = """if True:
+        import os
+        from minitorch_train.exercises import Verdict, _record
+        if os.geteuid() == 0:  # who may write anywhere
+            os.seteuid(12345)
+        try:
+            _record("99.2", Verdict("solved", []))
+        except OSError as error:
+            print(error)
+        """
+    for folder in kept.parents:  # pytest's own are for their owner alone
+        if folder.name.startswith(("pytest-", "test_")):
+            folder.chmod(0o755)
+    out, err = python(code).communicate(timeout=60)
+    kept.parent.chmod(0o755)
+    assert "Permission denied" in out and not err, (out, err)
+    assert read_progress() == {"99.1": GOOD}
+
+
+# No home, no streams
+
+NOBODY = """if True:
+    import pwd
+    def unknown(*_):
+        raise KeyError("uid not found")
+    pwd.getpwuid = unknown
+    """
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users without a home are of POSIX systems")
+@pytest.mark.parametrize("home", [None, "", "relative"])
+def test_without_a_home_an_answer_is_checked(home, tmp_path):
+    variables = {name: value for name, value in os.environ.items()
+                 if name not in ("HOME", "MINITORCH_PROGRESS") and not name.startswith(("XDG_", "MPL"))}
+    variables |= {} if home is None else {"HOME": home}
+    code = NOBODY + """
+    import minitorch_train.exercises as e
+    e.check("00.1", next(iter(e.all_exercises().values())).solution)
+    import minitorch_train as mt
+    print(len(mt.get_data()[0]))
+    """
+    out, err = python(code, env=variables, cwd=tmp_path).communicate(timeout=120)
+    assert out.startswith("00.1 right") and out.endswith("50000\n") and "Traceback" not in err, (out, err)
+    if home is None:
+        assert "Progress is not kept: there is no home folder" in out and not list(tmp_path.iterdir())
+    code = NOBODY + "\n    from minitorch_train.cli import app\n    app(['progress'])"
+    out, err = python(code, env=variables, cwd=tmp_path).communicate(timeout=120)
+    assert "Traceback" not in err and ("MINITORCH_PROGRESS" in err or "solved" in out)
+
+
+class Full(io.StringIO):
+    """A stream that takes nothing."""
+
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+
+def closed():
+    """A stream that has been closed."""
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stream", [None, Full(), closed()], ids=["none", "full", "closed"])
+@pytest.mark.parametrize("arguments", [{}, {"hint": True}])
+def test_a_verdict_is_shown_whatever_became_of_the_streams(bank, capsys, monkeypatch, stream, arguments):
+    answers = [] if arguments else [double]
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert check("99.1", *answers, **arguments) is None
+    assert (text := capsys.readouterr().err).startswith("99.1 ")
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert check("99.1", *answers, **arguments) == text.rstrip("\n")
+
+
+def test_a_full_disk_behind_the_output_does_not_hide_the_verdict():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("only Linux has a device that is always full")
+    code = "import minitorch_train.exercises as e\ne.check('00.1', next(iter(e.all_exercises().values())).solution)"
+    with open("/dev/full", "w") as full:
+        _, err = python(code, stdout=full).communicate(timeout=60)
+    assert err.startswith("00.1 right")
 
 
 def test_progress_is_readable_json(bank, capsys, kept):

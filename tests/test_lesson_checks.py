@@ -12,14 +12,14 @@ from nbformat import from_dict
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 
-def png(noise=0.0, size=(40, 60), shift=0):
+def png(noise=0.0, size=(40, 60), shift=0, software="Matplotlib"):
     """A picture with a dark square on grey, as notebooks store it."""
     pixels = np.full((*size, 3), 0.5)
     pixels[10 : 20, 10 + shift : 20 + shift] = 0
     if noise:
         pixels = np.random.default_rng(0).uniform(0, 1, pixels.shape)
     file = io.BytesIO()
-    imsave(file, pixels, format="png")
+    imsave(file, pixels, format="png", metadata={"Software": software})
     return base64.b64encode(file.getvalue()).decode()
 
 
@@ -284,6 +284,12 @@ def test_a_picture_that_varies_keeps_its_size():
     for notebook in (stored, other):
         notebook.cells[0].source = "draw()"
     assert len(differences(stored, other)) == 1
+
+
+def test_pictures_of_two_matplotlibs_have_nearly_one_size():
+    stored, other, wider = (new_notebook(cells=[code("draw()", picture=png(noise, size, software=by))])
+                            for noise, size, by in ((0, (40, 60), "Matplotlib 3.10"), (1, (40, 61), "Matplotlib 3.11"), (0, (40, 66), "Matplotlib 3.11")))
+    assert differences(stored, other) == [] and len(differences(stored, wider)) == 1
 
 
 CLOCK = "def seconds(run):\n    start = time.perf_counter()\n    run()\n    return time.perf_counter() - start"

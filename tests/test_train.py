@@ -1,18 +1,15 @@
-"""`minitorch-train train` and `predict`: as a user types them, killed and gone on with, and on pictures of several kinds."""
+"""`minitorch-train train`: as a user types it, killed and gone on with."""
 
 import json
 import signal
 import subprocess
 import sys
 
-import matplotlib.image
-import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from minitorch_train import cli, fitting
-from minitorch_train.data import get_test_data
 
 SMALL = ["--epochs", "2", "--bs", "500", "--hidden", "10"]
 
@@ -97,54 +94,3 @@ def test_settings_that_are_none_are_refused(tmp_path):
     (tmp_path / "settings.json").write_text("[1]")
     result = run("train", "--checkpoint", tmp_path, "--resume")
     assert result.exit_code == 1 and "does not hold the settings of a run" in result.stderr
-
-
-# Pictures
-
-def pictures(digit):
-    """One digit, `[28, 28]` from 0 to 1, as light on dark, dark on light, larger, off centre, in colour and on glass."""
-    large = digit.repeat_interleave(5, 0).repeat_interleave(5, 1).numpy()
-    wide = np.pad(large, ((10, 90), (200, 30)))
-    return {"plain": digit.numpy(), "paper": 1 - digit.numpy(), "large": large, "wide paper": 0.9 - 0.8 * wide,
-            "colour": np.stack([1 - wide, np.ones_like(wide), 1 - wide], -1),
-            "glass": np.stack([np.zeros_like(wide)] * 3 + [wide], -1)}
-
-
-def test_a_picture_of_any_size_and_colour_becomes_the_same_input(tmp_path):
-    x, y = get_test_data()
-    for row in range(3):
-        digit = x[row].reshape(28, 28)
-        for name, picture in pictures(digit).items():
-            matplotlib.image.imsave(tmp_path / "digit.png", picture, cmap="gray", **({"vmin": 0, "vmax": 1} if picture.ndim == 2 else {}))
-            read = cli._read_digit(tmp_path / "digit.png").reshape(28, 28)
-            likeness = torch.nn.functional.cosine_similarity(read.flatten(), digit.flatten(), dim=0)
-            assert read.min() >= 0 and read.max() <= 1 and likeness > 0.85, (row, name, likeness)
-
-
-def test_predict_reads_digits(trained, tmp_path):
-    x, y = get_test_data()
-    paths = []
-    for row in range(20):
-        paths.append(tmp_path / f"{row}.png")
-        matplotlib.image.imsave(paths[-1], 1 - x[row].reshape(28, 28).numpy(), cmap="gray", vmin=0, vmax=1)
-    result = run("predict", *paths, "--checkpoint", trained[0] / "run")
-    assert result.exit_code == 0, result.output
-    rows = [line.split() for line in result.stdout.splitlines()[1:]]
-    assert [row[0] for row in rows] == list(map(str, paths))
-    assert all(abs(sum(map(float, row[2:])) - 1) < 0.01 and len(row) == 12 for row in rows)
-    assert all(max(range(10), key=lambda d: float(row[2 + d])) == int(row[1]) for row in rows)
-    assert sum(int(row[1]) == y[i] for i, row in enumerate(rows)) >= 17
-
-
-def test_predict_names_what_it_cannot_use(trained, tmp_path):
-    empty, text = tmp_path / "empty.png", tmp_path / "text.png"
-    matplotlib.image.imsave(empty, np.ones((9, 9)), cmap="gray", vmin=0, vmax=1)
-    text.write_text("no picture")
-    for path, part in ((empty, f"{empty} shows no digit"), (text, "text.png")):
-        result = run("predict", path, "--checkpoint", trained[0] / "run")
-        assert result.exit_code == 1 and part in result.stderr and not result.stdout
-    (tmp_path / "run.safetensors").write_bytes(b"nothing")
-    result = run("predict", empty, "--checkpoint", tmp_path)
-    assert result.exit_code == 1 and "run.safetensors is no checkpoint" in result.stderr
-    fitting.save_checkpoint({"model": {"w": torch.ones(2)}}, tmp_path / "run.safetensors")
-    assert "holds no network for digits" in run("predict", empty, "--checkpoint", tmp_path).stderr
