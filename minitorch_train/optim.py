@@ -51,7 +51,7 @@ class _CheckedOptimizer(Optimizer):
         super().__init__(_listed(params), defaults)
 
     # PyTorch's `add_param_group` and `zero_grad` load its compiler at the first call, which
-    # takes about a second. These two do not.
+    # takes a while. These two do not.
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a dictionary with `params` and the numbers that differ from the defaults."""
