@@ -11,7 +11,6 @@ import errno
 import json
 import os
 import random
-import secrets
 import stat
 import zlib
 from collections.abc import Iterable
@@ -38,11 +37,13 @@ def _stream(path: Path) -> Path | int | None:
 
 
 def _file(path: Path) -> tuple[Path, Path]:
-    """The file that a name stands for, after all links, and a new name beside it."""
+    """The file that a name stands for, after all links, and a name beside it that is free: one that a killed process left goes."""
     place = Path(os.path.realpath(path))
     if place.is_symlink():
         raise OSError(errno.ELOOP, "it is a link that leads to itself")
-    return place, place.with_name(f".{secrets.token_hex(8)}.part")
+    part = place.with_name(f".{place.name[:60]}.part")
+    part.unlink(missing_ok=True)
+    return place, part
 
 
 def check_writable(

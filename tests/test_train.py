@@ -24,7 +24,8 @@ def run(*arguments):
 def start(*arguments):
     """The command as a process of its own."""
     command = [sys.executable, "-m", "minitorch_train", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the bits hang on the number of threads
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 @pytest.fixture(scope="module")
