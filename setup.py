@@ -12,7 +12,7 @@ parser = ConfigParser()
 parser.read(root / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
 package = settings["lib_name"]
-lessons = sorted(root.glob("nbs/[0-8][0-9]_*.ipynb"))  # numbers from 90 on are machinery
+lessons = sorted(root.glob("nbs/[0-8][0-9]_*[!0-9].ipynb"))  # numbers from 90 on are machinery; `03_x-Copy1` is somebody's copy
 
 
 class BuildWithLessons(build_py):

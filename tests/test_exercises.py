@@ -25,7 +25,7 @@ from minitorch_train import exercises
 from minitorch_train.exercises import Exercise, Mistake, all_exercises, check, judge, nothing, progress, read_progress, solution, value
 
 ROOT = Path(__file__).resolve().parents[1]
-LESSONS = {path.name[:2]: path for path in sorted((ROOT / "nbs").glob("[0-8][0-9]_*.ipynb"))}
+LESSONS = {path.name[:2]: path for path in sorted((ROOT / "nbs").glob("[0-8][0-9]_*[!0-9].ipynb"))}
 ALL = all_exercises()
 MISTAKES = [pytest.param(exercise, mistake, wrong, id=f"{exercise.id}-{mistake.name}-{i}")
             for exercise in ALL.values() for mistake in exercise.mistakes for i, wrong in enumerate(mistake.answers)]

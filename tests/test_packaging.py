@@ -85,7 +85,7 @@ def test_the_wheel_holds_the_package_the_digits_and_the_lessons(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         modules = {f"minitorch_train/{path.name}" for path in (ROOT / "minitorch_train").glob("*.py")}
-        lessons = {f"minitorch_train/lessons/{path.name}": path for path in (ROOT / "nbs").glob("[0-8]*.ipynb")}
+        lessons = {f"minitorch_train/lessons/{path.name}": path for path in (ROOT / "nbs").glob("[0-8][0-9]_*[!0-9].ipynb")}
         assert names == modules | set(lessons) | {"minitorch_train/mnist.pkl.gz"}
         assert len(lessons) >= 5
         for name, path in (*lessons.items(), ("minitorch_train/mnist.pkl.gz", ROOT / "mnist.pkl.gz")):
@@ -159,7 +159,7 @@ print(json.dumps([F.cross_entropy(torch.zeros(2, 10), torch.tensor([3, 7])).item
 
 def test_the_lessons_can_be_copied(installed):
     output = call(installed.program, "lessons", "copy", "my course", **installed.options)
-    names = sorted(path.name for path in (ROOT / "nbs").glob("[0-8]*.ipynb"))
+    names = sorted(path.name for path in (ROOT / "nbs").glob("[0-8][0-9]_*[!0-9].ipynb"))
     assert sorted(path.name for path in (installed.folder / "my course").iterdir()) == [*names, "mnist.pkl.gz"]
     assert 'jupyter lab "my course"' in output and 'pip install "minitorch_train[lessons]"' in output
 
