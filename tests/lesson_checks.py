@@ -9,7 +9,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, takewhile
 
 import numpy as np
 from nbformat import NotebookNode
@@ -83,13 +83,18 @@ def same_picture(stored: str, fresh: str, share: float = 0.005) -> bool:
 
 
 def varies(cell: NotebookNode) -> float | None:
-    """How far the numbers that a cell shows may differ between two machines, where its first line says so.
+    """How far the numbers that a cell shows may differ between two machines, where one of its first lines says so.
 
-    `#| varies 0.05` is for what hangs on the order of additions: losses after many steps, what rounding leaves over.
-    `#| measured` is for times and memory, which no two runs repeat: they may differ by anything.
+    `#| varies 0.05` is for what hangs on the order of additions or on PyTorch's version: losses after many steps, what
+    rounding leaves over. `#| measured` is for times and memory, which no two runs repeat: they may differ by anything.
     """
-    first = cell.source.split("\n")[0].split()
-    return float("inf") if first[:2] == ["#|", "measured"] else float(first[2]) if first[:2] == ["#|", "varies"] else None
+    for line in takewhile(lambda line: line.startswith("#|"), cell.source.split("\n")):
+        match line.split()[1:]:
+            case ["measured"]:
+                return float("inf")
+            case ["varies", most]:
+                return float(most)
+    return None
 
 
 def differences(stored: NotebookNode, fresh: NotebookNode) -> list[str]:

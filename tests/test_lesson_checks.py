@@ -273,7 +273,7 @@ def test_of_a_measured_cell_only_the_kinds_are_compared():
     ("3 epochs, loss 0.31\n", "4 epochs, loss 0.31\n", False), ("off by 2e-08\n", "off by 0.04\n", True), ("loss 0.31\n", "cost 0.31\n", False),
 ])
 def test_a_cell_says_how_far_its_numbers_vary(stored, fresh, fine):
-    notebooks = [new_notebook(cells=[code("#| varies 0.05\nrace()", text)]) for text in (stored, fresh)]
+    notebooks = [new_notebook(cells=[code("#| summary\n#| varies 0.05\nrace()", text)]) for text in (stored, fresh)]
     assert (differences(*notebooks) == []) is fine
 
 
