@@ -25,7 +25,7 @@ from tqdm import tqdm
 from . import __version__
 
 if TYPE_CHECKING:  # imported where it is needed: torch is slow to load, and running wants the `lessons` extra
-    from collections.abc import Callable
+    from torch import Tensor
 
     from minitorch_train.fitting import History
     from minitorch_train.running import LessonRun
