@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 # %% ../nbs/06_optimizers.ipynb #e88eb79d
-# What optimizers of PyTorch do and ours do not, in groups where this is not 0, `False` or absent.
+# Options of PyTorch's optimizers that ours have not. At 0, `False` or absent they ask for nothing.
 _ELSEWHERE = ("dampening", "maximize", "amsgrad", "decoupled_weight_decay", "differentiable",
               "capturable", "momentum_decay", "ns_steps")
 
@@ -42,8 +42,8 @@ class _Checked(Optimizer):
         for name, limit in self._limits.items():
             value, count = group[name], 2 if name == "betas" else 1
             numbers = value if count == 2 and isinstance(value, (tuple, list)) else [value]
-            fit = [isinstance(x, (Real, Tensor)) and 0 <= x < limit for x in numbers]
-            if len(fit) != count or not all(fit):
+            fit = [isinstance(x, Real) or isinstance(x, Tensor) and x.numel() == 1 for x in numbers]
+            if len(fit) != count or not all(fit) or not all(0 <= x < limit for x in numbers):
                 wanted = f"{('a number', 'two numbers')[count - 1]}, at least 0 and below {limit}"
                 raise ValueError(f"{name} should be {wanted}, but it is {value!r}")
 
@@ -61,6 +61,7 @@ class _Checked(Optimizer):
         """Move each parameter that has a gradient; call `closure` first, and return its loss."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
+            self._check_names(group)  # it may have been added or changed since
             for p in group["params"]:
                 if p.grad is not None:
                     self._move(p, p.grad, group)

@@ -395,6 +395,16 @@ def test_rates_of_other_types_are_taken_as_torch_takes_them(ours, theirs, option
     assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
+@pytest.mark.parametrize("lr", [torch.tensor([0.05]), torch.tensor(0.05, requires_grad=True)], ids=["one entry", "with a gradient"])
+@pytest.mark.parametrize("ours, theirs, options", PAIRS, ids=label)
+def test_a_rate_that_is_another_tensor_of_one_number(ours, theirs, options, lr):
+    results = []
+    for rate in (lr, torch.tensor(0.05)):
+        params = parameters()
+        results.append(run(ours(params, **{**options, "lr": rate}), params, 5))
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
 @pytest.mark.parametrize("ours, theirs, options", PAIRS, ids=label)
 def test_a_schedule_moves_a_rate_that_is_a_tensor(ours, theirs, options):
     results = []
@@ -737,6 +747,7 @@ def test_parameters_that_cannot_be_trained_are_refused(make, params, error, mess
     (SGD, {"lr": None}, "lr should be .* but it is None"),
     (SGD, {"lr": [0.1]}, r"lr should be .* but it is \[0.1\]"),
     (SGD, {"lr": 0.1j}, "lr should be .* but it is 0.1j"),
+    (SGD, {"lr": torch.tensor([0.1, 0.2])}, "lr should be a number"),
     (SGD, {"lr": 0.1, "momentum": -0.1}, "momentum should be .* below 1, but it is -0.1"),
     (SGD, {"lr": 0.1, "momentum": 1}, "momentum should be .* below 1, but it is 1"),
     (SGD, {"lr": 0.1, "weight_decay": -1}, "weight_decay should be .* but it is -1"),
@@ -763,6 +774,19 @@ def test_numbers_out_of_range_are_refused(opt_class, options, message):
 def test_options_of_torch_that_are_not_here_are_refused_by_name(make, options):
     with pytest.raises(TypeError, match=next(iter(options))):
         make(parameters(), **options)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_an_option_that_comes_in_later_is_refused_too(make):
+    params = parameters()
+    opt = make(params[:3])
+    opt.add_param_group({"params": params[3:], "maximize": True})
+    with pytest.raises(ValueError, match="cannot use what asks for maximize=True"):
+        opt.step()
+    opt.param_groups[1]["maximize"] = False
+    opt.param_groups[0]["dampening"] = 0.5
+    with pytest.raises(ValueError, match="cannot use what asks for dampening=0.5"):
+        opt.step()
 
 
 def test_an_argument_is_not_taken_for_another_one():
