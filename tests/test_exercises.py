@@ -201,7 +201,7 @@ def test_an_error_shows_the_learners_own_line(bank, capsys, tmp_path):
     assert lines[3] == "  line 4 of your code:  y = x.reshape(7)"
 
 
-@pytest.mark.parametrize("answer", [len, partial(nll, target="nonsense")], ids=["python", "the package"])
+@pytest.mark.parametrize("answer", [textwrap.dedent, partial(nll, target="nonsense")], ids=["python", "the package"])
 def test_an_error_without_a_line_of_the_learners(bank, capsys, answer):
     text = said(capsys, answer)
     assert "  error " in text and "of your code" not in text
