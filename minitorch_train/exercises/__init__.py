@@ -336,6 +336,9 @@ def judge(
     """Run an answer on the cases of its exercise and say what came of it. Nothing is recorded."""
     if answer is None or answer is ...:
         return Verdict("not yet", [f"{exercise.id} not yet: put your answer in place of the dots."])
+    # first what is known, so that nothing is loaded in the time of the answer
+    wanted, given = ([_outcome(exercise, other, case) for case in exercise.cases]
+                     for other in (exercise.reference, exercise.given))
     outcomes: list = []
     try:
         with _time_limit(exercise.limit):
@@ -345,8 +348,6 @@ def judge(
         call = f"{_name(answer)}({', '.join(map(_show, exercise.cases[len(outcomes)]))})"
         return Verdict("ran away", [f"{exercise.id} stopped after {exercise.limit:g} seconds. Is there a loop that never ends?",
                                     f"  input    {call}"])
-    wanted, given = ([_outcome(exercise, other, case) for case in exercise.cases]
-                     for other in (exercise.reference, exercise.given))
     if all(map(_agree, outcomes, wanted)):
         return Verdict("solved", [f"{exercise.id} right. {exercise.notice(answer)}"])
     if exercise.given is not ... and all(map(_agree, outcomes, given)):
