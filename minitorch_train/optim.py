@@ -6,14 +6,16 @@
 __all__ = ['SGD', 'Adam']
 
 # %% ../nbs/06_optimizers.ipynb #29a16f60
+import torch
+from torch.optim import Optimizer
+
+# %% ../nbs/06_optimizers.ipynb #93f2a4d6
 import math
 from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 # %% ../nbs/06_optimizers.ipynb #e88eb79d
 # Options of PyTorch's optimizers that ours have not. At 0, `False` or absent they ask for nothing.
@@ -55,7 +57,7 @@ class _Checked(Optimizer):
                 self._check_names(memory, self._memory)
         super().__setstate__(state)
 
-    @torch._disable_dynamo  # the compiler would take the rate or the count of steps for a constant
+    @torch._disable_dynamo  # compiled, the break at `float` of a tensor gave other numbers
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> Any:
         """Move each parameter that has a gradient; call `closure` first, and return its loss."""
