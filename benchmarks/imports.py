@@ -10,6 +10,7 @@ import sys
 from results import record
 
 TIMED = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+MODULES = "torch", "minitorch_train; minitorch_train.fit"  # what is public is loaded when a name of it is first used
 
 
 def seconds(module: str) -> float:
@@ -19,14 +20,13 @@ def seconds(module: str) -> float:
 
 def main(rounds: int) -> None:
     """Time both imports in turn and print their best times and the ratio."""
-    modules = ("torch", "minitorch_train")
-    times = [[seconds(module) for module in modules] for _ in range(rounds + 1)][1:]  # the first round fills the disk cache
+    times = [[seconds(module) for module in MODULES] for _ in range(rounds + 1)][1:]  # the first round fills the disk cache
     best = [min(column) for column in zip(*times)]
-    for module, time in zip(modules, best):
-        print(f"import {module:16} {1000 * time:6.0f} ms")
+    for module, time in zip(MODULES, best):
+        print(f"import {module:36} {1000 * time:6.0f} ms")
     ratio = f"{best[1] / best[0]:.2f}"
     print("ratio", ratio)
-    record("imports.py", "what | against", {"`import minitorch_train`, time | `import torch`": (ratio, 1.1)})
+    record("imports.py", "what | against", {"`import minitorch_train`, and the first use of a name, time | `import torch`": (ratio, 1.1)})
 
 
 if __name__ == "__main__":
