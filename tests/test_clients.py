@@ -102,19 +102,27 @@ def test_lightning_with_our_loss_and_optimizer(train_with_lightning, loss, name,
 
 
 def test_lightning_with_our_loaders(train_with_lightning):
-    """Shuffled by a generator of its own. Torch's loader goes over the same batches, which our sampler picks for it."""
+    """Each epoch is a new order of all rows, and training is that of a bare loop over the same batches."""
+    seen = []
+
+    class Watched(mt.Dataset):
+        def __getitem__(self, i):
+            seen.append(i)
+            return super().__getitem__(i)
+
     x, y = digits()
-    dls = mt.get_dls(mt.Dataset(x, y), mt.Dataset(x, y), 16, generator=torch.Generator().manual_seed(3))
-    sampler = mt.Sampler(x, 16, shuffle=True, generator=torch.Generator().manual_seed(3))
-    train_dl = torch.utils.data.DataLoader(TensorDataset(x, y), batch_sampler=sampler)
-
-    def sgd(params):
-        return torch.optim.SGD(params, lr=0.1)
-
-    ours, our_log = train_with_lightning(torch_F.cross_entropy, sgd, *dls)
-    theirs, their_log = train_with_lightning(torch_F.cross_entropy, sgd, train_dl, torch_loaders(x, y)[1])
-    assert_same_end(ours, theirs)
-    torch.testing.assert_close(our_log, their_log)
+    dls = mt.get_dls(Watched(x, y), mt.Dataset(x, y), 16, generator=torch.Generator().manual_seed(3))
+    ours, log = train_with_lightning(torch_F.cross_entropy, lambda params: torch.optim.SGD(params, lr=0.1), *dls)
+    net = network()
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    for rows in seen:
+        opt.zero_grad()
+        torch_F.cross_entropy(net(x[rows]), y[rows]).backward()
+        opt.step()
+    assert_same_end(ours, net)
+    torch.testing.assert_close(log[-1], torch_F.cross_entropy(net(x), y).detach())
+    epochs = torch.cat(seen).view(3, -1)
+    assert epochs.sort().values.equal(torch.arange(96).expand(3, -1)) and len(epochs.unique(dim=0)) == 3
 
 
 def test_lightning_with_our_schedule(train_with_lightning):
