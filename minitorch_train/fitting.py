@@ -171,17 +171,14 @@ def lr_find(
     return lrs, losses
 
 # %% ../nbs/08_fit.ipynb #1b632f15
-def one_cycle(
-    opt: Optimizer,        # its learning rates are the highest of the cycle
-    steps: int,            # how many steps there will be: epochs times batches
-    warmup: float = 0.3,   # the share of them in which the rate grows, between 0 and 1
-) -> LambdaLR:             # its `step()` is to be called after each batch
+def one_cycle(opt: Optimizer, steps: int, warmup: float = 0.3) -> LambdaLR:
     """A schedule that takes the learning rate up from a 25th, then down to nearly nothing.
 
-    Both ways follow half a wave of the cosine, as in `torch.optim.lr_scheduler.OneCycleLR`.
-    After the last step the rate stays at its lowest. Raises `ValueError` for `steps` below 1
-    and for a `warmup` that is not between 0 and 1. From Smith and Topin, *Super-Convergence*
-    (2018).
+    The highest rates of the cycle are those that `opt` has at this call. `steps` is epochs
+    times batches, with a `step()` of the schedule after each; `warmup` is the share of them in
+    which the rate grows. Both ways follow half a wave of the cosine, as in torch's
+    `OneCycleLR`; after the last step the rate stays at its lowest. Raises `ValueError` for
+    `steps` below 1 and a `warmup` not between 0 and 1. From Smith and Topin (2018).
     """
     if steps < 1 or not 0 < warmup < 1:
         came = f"but they are {steps} and {warmup}"
@@ -196,6 +193,8 @@ def one_cycle(
             low, share = 1 / 250_000, (steps - 1 - step) / (steps - 1 - top)
         return low + (1 - low) * (1 - math.cos(math.pi * share)) / 2
 
+    for group in opt.param_groups:
+        group.pop("initial_lr", None)  # an earlier schedule's rate; `LambdaLR` would go by it
     return LambdaLR(opt, factor)
 
 # %% ../nbs/08_fit.ipynb #5f973cd3

@@ -534,6 +534,48 @@ def test_one_cycle_stays_low_after_its_end_and_refuses_odd_numbers():
         one_cycle(opt, steps)
 
 
+def no_history(opt):
+    """A new optimizer."""
+
+
+def a_schedule_that_ended(opt):
+    schedule = one_cycle(opt, 3)
+    for _ in range(5):
+        opt.step()
+        schedule.step()
+
+
+def a_state_of_another_run(opt):
+    other = type(opt)([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)], lr=5.0)
+    torch.optim.lr_scheduler.ExponentialLR(other, 0.5)
+    opt.load_state_dict(other.state_dict())
+
+
+def a_new_optimizer_with_old_groups(opt):
+    for group in opt.param_groups:
+        group["initial_lr"] = 7.0
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, optim.SGD, torch.optim.AdamW, optim.Adam])
+@pytest.mark.parametrize("history", [
+    no_history, a_schedule_that_ended, a_state_of_another_run, a_new_optimizer_with_old_groups,
+    lambda opt: torch.optim.lr_scheduler.OneCycleLR(opt, 0.4, total_steps=9, cycle_momentum=False),
+    lambda opt: torch.optim.lr_scheduler.ReduceLROnPlateau(opt),
+], ids=["none", "ended", "loaded", "groups", "OneCycleLR", "plateau"])
+def test_the_rates_at_the_call_are_the_highest_of_one_cycle(make, history):
+    opt = make([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)], lr=0.3)
+    history(opt)
+    for group, lr in zip(opt.param_groups, (0.01, 0.02)):
+        group["lr"] = lr
+    schedule, rates = one_cycle(opt, 20, 0.5), []
+    for _ in range(20):
+        rates.append([group["lr"] for group in opt.param_groups])
+        opt.step()
+        schedule.step()
+    assert [max(column) for column in zip(*rates)] == pytest.approx([0.01, 0.02])
+    assert rates[0] == pytest.approx([0.01 / 25, 0.02 / 25]) and schedule.base_lrs == [0.01, 0.02]
+
+
 # Checkpoints
 
 def test_anything_that_reads_safetensors_can_read_the_weights(tmp_path):
