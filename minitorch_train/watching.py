@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .checkpoints import save_checkpoint
+from .checkpoints import has_numbers, save_checkpoint
 
 # %% ../nbs/93_watching.ipynb #daad2097
 @contextmanager
@@ -79,11 +79,9 @@ def progress_bar(
 TRY_LOWER = "try a tenth of the learning rate"
 
 
-def all_finite(
-    model: nn.Module,  # any
-) -> bool:             # is no weight nan or inf?
-    """Whether every weight is a finite number."""
-    return all(bool(p.isfinite().all()) for p in model.parameters())
+def all_finite(model: nn.Module) -> bool:
+    """Whether every weight is a finite number, of those that are plain numbers."""
+    return all(bool(p.isfinite().all()) for p in model.parameters() if has_numbers(p))
 
 
 class Watch:

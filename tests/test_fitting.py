@@ -655,11 +655,15 @@ class Warm(nn.Module):
         return torch_F.cross_entropy(out * self.scale, yb)
 
 
+MADE = []  # the schedules of all runs
+
+
 def whole_run(loaders, make_opt="our SGD", make_scheduler="one_cycle", epochs=3, seed=7, **options):
     model, loss_func, history = network(seed=seed), Warm(), History()
     opt = OPTIMIZERS[make_opt](model)
     opt.add_param_group({"params": list(loss_func.parameters())})
-    scheduler = SCHEDULERS[make_scheduler](opt)
+    scheduler = SCHEDULERS.get(make_scheduler, make_scheduler)(opt)
+    MADE.append(scheduler)
     train_dl, valid_dl = LOADERS[loaders]()
     for seeded in (torch.manual_seed, random.seed, np.random.seed):
         seeded(seed)
@@ -685,6 +689,100 @@ def test_a_run_that_is_cut_ends_with_the_same_bits(loaders, make_opt, make_sched
     same_bits(expected[1], resumed[1])
     alike(expected[2].state_dict(), resumed[2].state_dict())
     assert expected[3:] == resumed[3:]
+
+
+def schedules():
+    """One of each kind that torch has, and some of several."""
+    lrs = torch.optim.lr_scheduler
+    return {
+        "StepLR": lambda opt: lrs.StepLR(opt, 4, 0.5), "MultiStepLR": lambda opt: lrs.MultiStepLR(opt, [3, 9, 9]), "ConstantLR": lambda opt: lrs.ConstantLR(opt, 0.5, 9),
+        "LinearLR": lambda opt: lrs.LinearLR(opt, total_iters=9), "ExponentialLR": lambda opt: lrs.ExponentialLR(opt, 0.9), "PolynomialLR": lambda opt: lrs.PolynomialLR(opt, 30),
+        "CosineAnnealingLR": lambda opt: lrs.CosineAnnealingLR(opt, 30), "restarts": lambda opt: lrs.CosineAnnealingWarmRestarts(opt, 4), "CyclicLR": lambda opt: lrs.CyclicLR(opt, 0.01, 0.1, 4),
+        "MultiplicativeLR": lambda opt: lrs.MultiplicativeLR(opt, lambda step: 0.9),
+        "sequence": lambda opt: lrs.SequentialLR(opt, [lrs.LinearLR(opt, total_iters=5), lrs.MultiStepLR(opt, [4, 4, 7])], [5]),
+        "chain": lambda opt: lrs.ChainedScheduler([lrs.MultiStepLR(opt, [4, 12]), lrs.ExponentialLR(opt, 0.95)]),
+        "numpy's rate": lambda opt: lrs.LambdaLR(opt, lambda step: np.float32(0.9) ** step),
+    }
+
+
+@pytest.mark.parametrize("kind", schedules())
+def test_any_schedule_goes_on_where_it_was(kind, tmp_path, monkeypatch):
+    make = schedules()[kind]
+    expected = whole_run("ours", make_scheduler=make)
+    with monkeypatch.context() as patched:
+        cut_at(patched, 8)
+        with pytest.raises(Cut):
+            whole_run("ours", make_scheduler=make, checkpoint=tmp_path / "run", save_every=0)
+    resumed = whole_run("ours", make_scheduler=make, checkpoint=tmp_path / "run", resume=True, seed=8)
+    same_bits(expected[0], resumed[0])
+    assert expected[3:] == resumed[3:]
+    kept = load_checkpoint(tmp_path / "run")
+    alike(kept["scheduler"], MADE[-1].state_dict())
+    alike(kept["opt"], resumed[2].state_dict())
+
+
+class Versioned(nn.Linear):
+    """A layer whose third version reads states of the second, and has something to keep that is no tensor."""
+
+    _version = 2
+    note = "new"
+
+    def get_extra_state(self):
+        return {"note": self.note}
+
+    def set_extra_state(self, state):
+        self.note = state["note"]
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        self.loaded_version = local_metadata.get("version")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def test_the_version_of_a_layer_and_its_extra_state_are_kept(tmp_path):
+    model, path = Versioned(8, 3), tmp_path / "a"
+    model.note = "old"
+    fit(1, model, cross_entropy, sgd(model), *our_loaders(), checkpoint=path, verbose=False)
+    for load in (lambda model: fit(1, model, cross_entropy, sgd(model), *our_loaders(), checkpoint=path, resume=True, verbose=False),
+                 lambda model: model.load_state_dict(load_checkpoint(path)["model"])):
+        other = Versioned(8, 3)
+        load(other)
+        assert (other.loaded_version, other.note) == (2, "old")
+    alike(load_checkpoint(path)["model"], model.state_dict())
+    assert load_checkpoint(path)["model"]._metadata == model.state_dict()._metadata
+
+
+def with_buffer(value):
+    model = network()
+    model.register_buffer("extra", value)
+    return model
+
+
+def with_weight(value):
+    model = network()
+    model[0].weight = nn.Parameter(value)
+    return model
+
+
+@pytest.mark.parametrize("make, name", [
+    (lambda: with_buffer(torch.eye(3).to_sparse()), "model.extra is a Tensor, torch.sparse_coo"),
+    (lambda: with_buffer(torch.zeros(3, device="meta")), "model.extra is a Tensor, torch.strided, torch.float32, meta"),
+    (lambda: with_weight(torch.zeros(16, 8, device="meta")), "model.0.weight is a Tensor, torch.strided, torch.float32, meta"),
+    (lambda: with_weight(torch.zeros(16, 8).to_sparse()), "model.0.weight is a Tensor, torch.sparse_coo"),
+    (lambda: nn.Sequential(nn.LazyLinear(3)), "model.0.weight is a UninitializedParameter"),
+])
+def test_what_a_checkpoint_cannot_hold_is_refused_by_name_before_the_first_step(make, name, tmp_path):
+    model, history = make(), History()
+    with pytest.raises(TypeError, match=name):
+        fit(1, model, cross_entropy, sgd(model), *our_loaders(), history=history, checkpoint=tmp_path / "a", verbose=False)
+    assert not history.losses and os.listdir(tmp_path) == []
+
+
+def test_complex_numbers_of_any_size_go_on(tmp_path):
+    for dtype in (torch.complex64, torch.complex128):
+        model = with_buffer(torch.randn(3, dtype=dtype))
+        for _ in range(2):
+            fit(1, model, cross_entropy, sgd(model), *our_loaders(), checkpoint=tmp_path / str(dtype), resume=True, verbose=False)
+        assert torch.equal(load_checkpoint(tmp_path / str(dtype))["model"]["extra"], model.extra)
 
 
 def test_a_run_that_goes_on_says_where_and_a_finished_one_that_it_is(tmp_path, capsys):
