@@ -26,6 +26,7 @@ import torch
 from filelock import FileLock
 from torch import nn, tensor
 
+import minitorch_train as mt
 from minitorch_train import exercises
 from minitorch_train.exercises import Exercise, Mistake, all_exercises, check, judge, nothing, progress, read_progress, solution, value
 from minitorch_train.functional import nll
@@ -68,7 +69,7 @@ def test_an_exercise_says_what_it_has_to(exercise):
 
 @each_exercise
 def test_the_solution_and_the_reference_are_right(exercise):
-    for answer in (exercise.solution, exercise.reference):
+    for answer in (exercise.solution, *([] if exercise.forbidden else [exercise.reference])):  # a reference may use what is ruled out
         start = time.perf_counter()
         verdict = judge(exercise, answer)
         assert verdict.status == "solved", verdict
@@ -765,3 +766,87 @@ def test_without_the_variable_the_users_data_directory_is_used(monkeypatch):
     monkeypatch.delenv("MINITORCH_PROGRESS")
     path = exercises.progress_file()
     assert path.name == "progress.json" and path.parent.name == "minitorch_train" and Path.home() in path.parents
+
+
+# Wrong answers that were once right, and right ones by a way that is ruled out
+
+F = torch.nn.functional
+
+
+def far_down(x):
+    x = x - x.abs().max(-1, keepdim=True).values
+    return x - x.exp().sum(-1, keepdim=True).log()
+
+
+def one_maximum(logits, target):
+    x = logits - logits.max()
+    return -(x - x.exp().sum(1, keepdim=True).log())[range(len(target)), target].mean()
+
+
+def shuffled_by_seed(x, y, bs):
+    torch.manual_seed(0)
+    return [(x[i], y[i]) for i in torch.randperm(len(x)).split(bs)]
+
+
+def mode_given_back(model, loss_func, batches):
+    mode = model.training
+    loss = ALL["08.1"].solution(model, loss_func, batches)
+    model.train(mode)
+    return loss
+
+
+def nesterov_in_place(p, g, v, lr, mu):
+    v.mul_(mu).add_(g)
+    return p.sub_(lr * (g + mu * v)), v
+
+
+def by_autograd(logits, target, smoothing=0.0):
+    x = logits.clone().requires_grad_()
+    F.cross_entropy(x, target, label_smoothing=smoothing).backward()
+    return x.grad
+
+
+def in_place(logits, target):
+    logits -= logits.max(1, keepdim=True).values
+    return ALL["10.4"].solution(logits, target)
+
+
+REFUSED = {
+    "00.2": [lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, atol=atol), lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, rtol=rtol),
+             lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and ALL["00.2"].solution(a.flatten(), b.flatten(), rtol, atol)],
+    "03.2": [far_down, lambda x: x.log_softmax(-1), lambda x: F.log_softmax(x, -1), lambda x: x - x.logsumexp(-1, keepdim=True), lambda x: mt.log_softmax(x)],
+    "03.4": [lambda x, t: torch.logsumexp(t * x, -1) / t, lambda x, t: mt.logsumexp(t * x) / t],
+    "04.2": [F.nll_loss, mt.nll, lambda logp, target: nn.NLLLoss()(logp, target)],
+    "04.3": [one_maximum],
+    "04.4": [by_autograd],
+    "04.5": [F.nll_loss, lambda logp, target: mt.nll(logp, target)],
+    "05.2": [lambda out, yb: 1 - (out.argmax(1) - yb).abs().float().mean()],
+    "05.4": [lambda x, y, bs: [(xb, xb) for xb in x.split(bs)], lambda x, y, bs: list(zip(y.split(bs), x.split(bs)))],
+    "06.2": [nesterov_in_place],
+    "07.1": [lambda n, bs, seed: [b + 1 for b in ALL["07.1"].solution(n, bs, seed)], lambda n, bs, seed: [2 * b for b in ALL["07.1"].solution(n, bs, seed)],
+             lambda n, bs, seed: list(torch.arange(n).roll(seed).split(bs)),
+             lambda n, bs, seed: [b[torch.randperm(len(b), generator=torch.Generator().manual_seed(seed))] for b in torch.arange(n).split(bs)]],
+    "07.3": [lambda x, y, bs: list(zip(x.flip(0).split(bs), y.flip(0).split(bs))), shuffled_by_seed, lambda x, y, bs: list(zip(x.roll(1, 0).split(bs), y.roll(1, 0).split(bs))),
+             lambda x, y, bs: [(xb[p], yb[p]) for xb, yb in zip(x.split(bs), y.split(bs)) for p in [torch.randperm(len(xb))]]],
+    "08.1": [mode_given_back],
+    "09.3": [by_autograd],
+    "10.4": [in_place],
+}
+
+
+@pytest.mark.parametrize("id, answer", [(id, answer) for id, answers in REFUSED.items() for answer in answers])
+def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
+    assert judge(ALL[id], answer).status in ("wrong", "raised")
+
+
+@pytest.mark.parametrize("id", [id for id, exercise in ALL.items() if exercise.forbidden])
+def test_what_the_statement_rules_out_is_named(id):
+    assert judge(ALL[id], ALL[id].reference).mistake.name == "a function that the statement rules out"
+
+
+def test_a_helper_of_the_learners_may_have_any_name():
+    def logsumexp(x):
+        largest = x.max(-1, keepdim=True).values
+        return largest + (x - largest).exp().sum(-1, keepdim=True).log()
+
+    assert judge(ALL["03.2"], lambda x: x - logsumexp(x)).status == "solved"

@@ -90,7 +90,6 @@ class Exercise:
     given: object = nothing   # what stands in the lesson before anything is changed
     limit: float = 3.0        # seconds that an answer may take for all cases
     forbidden: tuple = ()     # names of functions of this package and of PyTorch that the statement rules out
-    draw: Callable | None = None  # takes a `random.Random`, returns another case of the statement's kind
 
 # %% ../../nbs/exercises/engine.ipynb #4d7af610
 def _exercises(

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import nn, tensor
 
-from minitorch_train.exercises import Exercise, Mistake, value
+from minitorch_train.exercises import Exercise, Mistake, kept, value
 from minitorch_train.optim import SGD, Adam
 
 # %% ../../nbs/exercises/lesson_06.ipynb #acb0a324
@@ -46,11 +46,11 @@ def nesterov_step(p, g, v, lr, mu):
 
 def _nesterov(opt_class, p, g, v, lr, mu):
     """The same step, by an optimizer that went on from `v`."""
-    p = nn.Parameter(p)
+    p = nn.Parameter(p.clone())
     opt = opt_class([p], lr=lr, momentum=mu, nesterov=True)
-    opt.state[p]["momentum_buffer"], p.grad = v, g
+    opt.state[p]["momentum_buffer"], p.grad = v.clone(), g
     opt.step()
-    return p.detach(), v
+    return p.detach(), opt.state[p]["momentum_buffer"]
 
 
 EXERCISES.append(Exercise(
@@ -63,7 +63,7 @@ EXERCISES.append(Exercise(
         (tensor([1.0]), tensor([2.0]), tensor([4.0]), 0.1, 0.5),
         (tensor([1.0, -2.0]), tensor([3.0, 0.5]), tensor([-1.0, 1.0]), 0.01, 0.9),
     ),
-    reference=partial(_nesterov, SGD), solution=nesterov_step,
+    reference=partial(_nesterov, SGD), solution=nesterov_step, observe=kept,
     explanation="First the running sum takes in the gradient. The move is then the gradient and `mu` times the new sum.",
     notice=lambda answer: "The numbers are PyTorch's. With v = 0, the first step is (1 + mu) times a plain one.",
     hint="Two lines: one for the new sum, one for the new weight. The second needs the first.",
@@ -157,12 +157,12 @@ def _decaying(factor, after=False, always=False):
 
 def _trained(answer, lr, weight_decay):
     """The weights after three steps, where the second weight never has a gradient."""
-    params = [nn.Parameter(tensor([1.0, -3.0])), nn.Parameter(tensor([2.0]))]
-    opt = answer(params, lr=lr, weight_decay=weight_decay)
+    params = [nn.Parameter(tensor([1.0, -3.0])), nn.Parameter(tensor([2.0])), nn.Parameter(tensor([4.0]))]
+    opt = answer([{"params": params[:2]}, {"params": params[2:], "lr": lr / 2}], lr=lr, weight_decay=weight_decay)
     if opt is None:
         return None
     for g in (tensor([1.0, 0.5]), tensor([-2.0, 0.5]), tensor([0.25, 3.0])):
-        params[0].grad = g
+        params[0].grad, params[2].grad = g, g[:1]
         opt.step()
     return [p.detach() for p in params]
 
@@ -173,7 +173,7 @@ EXERCISES.append(Exercise(
               "`1 - lr * decay`, and then Adam's step is taken. Write `step` for a class `AdamW` that builds on `Adam` "
               "and keeps its decay as `self.decay`. Start with a loop over `self.param_groups`: each group holds its `params`, "
               "and its rate as `lr`. A change in place needs `with torch.no_grad():`. `check` makes `AdamW(params, lr, weight_decay)`, takes three steps and "
-              "compares where two parameters end. The second one never has a gradient.",
+              "compares where three parameters in two groups end. The second one never has a gradient.",
     cases=((0.1, 0.0), (0.1, 0.5), (0.01, 0.2)), observe=_trained, reference=AdamW, solution=AdamW, given=_Given,
     explanation="Adam divides by the size of the gradient, and decay inside the gradient is divided with it. Outside, every weight shrinks by the same factor.",
     notice=lambda answer: "The blank pixels' weights would now shrink at the pace of `SGD` with the same decay.",

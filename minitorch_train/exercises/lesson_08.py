@@ -19,7 +19,7 @@ from minitorch_train.optim import SGD
 # %% ../../nbs/exercises/lesson_08.ipynb #84478e50
 def _judged(answer, model, batches):
     """What the answer returns, and what it does to the model and to the graph."""
-    model, recorded = copy.deepcopy(model).train(), []
+    model, recorded = copy.deepcopy(model), []
 
     def loss_func(out, yb):
         recorded.append(out.requires_grad)
@@ -28,10 +28,13 @@ def _judged(answer, model, batches):
     loss = answer(model, loss_func, batches)
     if loss is None:
         return None
+    after = "train" if model.training else "eval"
+    answer(model.eval(), loss_func, batches)
     return {
         "the loss": float(loss),
         "gradients": "recorded" if any(recorded) else "not recorded",
-        "the mode afterwards": "train" if model.training else "eval",
+        "the mode afterwards": after,
+        "the mode afterwards, when it came in eval": "train" if model.training else "eval",
     }
 
 
@@ -103,7 +106,7 @@ EXERCISES = [
         id="08.1", title="evaluate by hand", kind="write",
         statement="Write `my_evaluate(model, loss_func, batches)`: the mean loss over all rows of `batches`, a list of pairs `(xb, yb)` of different sizes. `loss_func(out, yb)` is the mean loss of one batch. Dropout should be off and no gradients recorded, and afterwards, unlike with `evaluate`, the model should be in train mode, whatever mode it came in. Return a number.",
         cases=((_dropping(), _batches(2, 1)), (_dropping(), _batches(4, 4, 1)), (_dropping(), _batches(5, 2, 7))), observe=_judged,
-        reference=lambda model, loss_func, batches: evaluate(model, loss_func, batches, metric=None)[0], solution=my_evaluate,
+        reference=lambda model, loss_func, batches: (evaluate(model, loss_func, batches, metric=None)[0], model.train())[0], solution=my_evaluate,
         explanation="Each batch counts by its rows, in eval mode, and without a graph that nobody needs.",
         notice=lambda answer: f"For batches of 4, 4 and 1 rows it gives {answer(_dropping(), cross_entropy, _batches(4, 4, 1)):.4f}, "
             f"and the mean over the three batches would be {_mean_of_means(_dropping(), cross_entropy, _batches(4, 4, 1)):.4f}.",
@@ -223,7 +226,7 @@ EXERCISES.append(Exercise(
                 "Append `loss.item()` instead of `loss`.", (_loop(keep=lambda loss: loss),)),
         Mistake("gradients still add up", "The second step moves along the gradients of two batches.",
                 "Call `opt.zero_grad()` before each `backward`.", (_loop(zero="never"),)),
-        Mistake("zeroed too early", "The weights do not move at all.", "`zero_grad` stands between `backward` and `step`: move it before `backward`, or after `step`.",
+        Mistake("the weights do not move", "A step without gradients, or no step at all, changes nothing.", "Each batch needs `zero_grad`, then `backward`, then `step`.",
                 (_loop(zero="between"),)),
         Mistake("the last loss only", "The mean over all batches is wanted.", "Return `sum(losses) / len(losses)`.", (_loop(report=lambda losses: losses[-1]),)),
         Mistake("not divided", "The figure grows with the number of batches.", "Divide the sum by `len(losses)`.", (_loop(report=sum),)),

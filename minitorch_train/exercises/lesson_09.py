@@ -137,7 +137,7 @@ EXERCISES.append(Exercise(
     id="09.3", title="the gradient of a smoothed loss", kind="extend",
     statement="Write `smoothed_gradient(logits, target, smoothing)`: the gradient of the mean cross-entropy by the logits `[n, C]`, for class indices `[n]` and label smoothing. Use `torch.softmax`, and neither a loss nor autograd.",
     cases=((tensor([[0.0, 0.0]]), tensor([1]), 0.5), (tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 0.0]]), tensor([2, 0]), 0.2), (tensor([[3.0, 1.0, 0.0, 2.0]]), tensor([3]), 0.0)),
-    reference=_by_autograd, solution=smoothed_gradient,
+    reference=_by_autograd, solution=smoothed_gradient, forbidden=("backward", "grad", "vjp", "jacrev", "jacobian", "nll", "nll_loss", "cross_entropy", "fused_cross_entropy", "linear_cross_entropy"),
     explanation="The gradient is softmax minus what is asked for. Smoothing asks for `1 - smoothing` more at the right class and for `smoothing / C` at every class, the right one as well.",
     notice=lambda answer: f"Each row still adds up to 0: the largest sum for random logits is {answer(torch.randn(8, 5), torch.arange(8) % 5, 0.1).sum(1).abs().max():.0e}.",
     hint="Write down what share of each class is asked for. It replaces the one-hot vector in softmax minus one-hot.",

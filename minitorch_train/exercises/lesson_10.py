@@ -9,7 +9,7 @@ __all__ = []
 import torch
 from torch import tensor
 
-from minitorch_train.exercises import Exercise, Mistake, value
+from minitorch_train.exercises import Exercise, Mistake, kept, value
 from minitorch_train.functional import cross_entropy, softmax
 
 # %% ../../nbs/exercises/lesson_10.ipynb #7102f7f1
@@ -117,7 +117,7 @@ _loss = Exercise(
               "`logits`. Leave `logits` as it is.",
     cases=((tensor([[0.0, 0.0]]), tensor([1])), (tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), tensor([0, 2])),
            (tensor([[1000.0, 0.0, 999.0], [0.0, 0.0, 0.0]]), tensor([2, 0]))),
-    reference=_grad_of_loss, solution=loss_backward,
+    reference=_grad_of_loss, solution=loss_backward, observe=kept,
     explanation="The gradient of one row is its softmax, less 1 at the right class. The mean divides by the number of rows.",
     notice=lambda answer: "Each row of it adds up to 0: what the right class gains, the others lose.",
     hint="It is `softmax - one_hot`, for a mean over the rows.",
