@@ -216,7 +216,7 @@ def _few(n, bs):
 EXERCISES.append(Exercise(
     id="08.3", title="a loop to repair", kind="repair",
     statement="`epoch_losses` is meant to train a model, which is in train mode already, for one epoch, and to return as a number the plain mean of the batches' losses, in which each batch counts the same. It has two faults. It trains badly, and of each batch it keeps far more than a number. Repair both.",
-    cases=((_linear(), _few(2, 1)), (_linear(), _few(6, 2)), (_linear(), _few(12, 3))), observe=_trained, given=_broken,
+    cases=((_linear(), _few(2, 1)), (_linear(), _few(6, 2)), (_linear(), _few(12, 3)), (_linear(), _few(7, 3))), observe=_trained, given=_broken,
     reference=_loop(), solution=epoch_losses,
     explanation="`item` takes the number and lets the graph go, and `zero_grad` keeps the gradients of one batch out of the next.",
     notice=lambda answer: f"Over 40 batches of one row its mean loss is {float(answer(*(lambda m: (m, cross_entropy, SGD(m.parameters(), lr=0.5)))(_linear()), _few(40, 1))):.3f}.",

@@ -25,6 +25,11 @@ _shape = Exercise(
         Mistake("transposed", "The numbers are right, in the other order.", "Each row holds the weights of one neuron.", ((20, 7),)),
         Mistake("the rows of the batch are kept", "A weight is one number for all rows of the batch.",
                 "The gradients of the rows are added, so the 5 does not appear.", ((5, 7), (5, 20), (7, 5), (20, 5))),
+        Mistake("a gradient for each row", "The gradients of the rows are added up.", "There is no 5 in the shape.", ((5, 7, 20), (5, 20, 7))),
+        Mistake("the bias's gradient", "This has one number for each neuron.", "The weight has 20 for each neuron.", ((7,),)),
+        Mistake("how many numbers, not the shape", "The shape has a size for each dimension.", "Give a tuple of two numbers.", (140,)),
+        Mistake("inputs and scores", "Nothing leads from the inputs past the hidden layer.", "The first layer takes 20 inputs to 7 neurons.", ((3, 20), (20, 3))),
+        Mistake("the scores' own shape", "This belongs to the outputs of the batch.", "Look for the weight of the first layer.", ((5, 3), (3, 5))),
         Mistake("the last layer's weight", "This is the other layer.", "The first layer takes 20 inputs to 7 neurons.", ((3, 7), (7, 3))),
     ),
 )
