@@ -38,8 +38,8 @@ def my_near(a, b, rtol=1e-3, atol=1e-5):
     return a.shape == b.shape and bool(((a - b).abs() <= atol + rtol * b.abs()).all())
 
 
-def _reference(a, b):
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5)
+def _reference(a, b, rtol=1e-3, atol=1e-5):
+    return a.shape == b.shape and torch.allclose(a, b, rtol=rtol, atol=atol)
 
 
 _near_tensors = Exercise(
@@ -49,43 +49,44 @@ _near_tensors = Exercise(
     cases=((tensor([1.0]), tensor([1.0])), (tensor([1.0]), tensor([2.0])), (tensor([2.0]), tensor([1.0])), (tensor([1000.0]), tensor([1000.5])),
            (tensor([0.0]), tensor([5e-9])), (tensor([0.0]), tensor([9e-6])), (tensor([-1000.0]), tensor([-1000.5])), (tensor([1.0005e-5]), tensor([0.0])),
            (tensor([0.0]), tensor([1.0005e-5])), (tensor([1.0, 1.0]), tensor([1.0, 5.0])), (tensor([0.0, 2.0]), tensor([1.0, 1.0])),
-           (tensor([1000.0, 0.0]), tensor([1000.0, 0.5])), (tensor([1.0, 1.0]), tensor([[1.0, 1.0], [1.0, 1.0]])), (tensor([torch.nan]), tensor([torch.nan]))),
+           (tensor([1000.0, 0.0]), tensor([1000.0, 0.5])), (tensor([1.0, 1.0]), tensor([[1.0, 1.0], [1.0, 1.0]])), (tensor([torch.nan]), tensor([torch.nan])),
+           (tensor([1.0, 2.0]), tensor([[1.0], [2.0]])), (tensor([10.0]), tensor([10.5]), 0.1), (tensor([0.0]), tensor([0.5]), 0.0, 1.0)),
     reference=_reference, solution=my_near,
     explanation="The shapes first, since a comparison would broadcast; then the distance of each pair against the room it has; then `all`.",
     notice=lambda answer: "nan is near nothing, not even itself: every comparison with it is False.",
     hint="Print the distances and the room beside each other for the input that fails.",
     mistakes=(
         Mistake("no absolute value of the difference", "When a is smaller than b, the difference is negative, and below any room.", "Compare `(a - b).abs()`.",
-                (lambda a, b: a.shape == b.shape and bool((a - b <= 1e-5 + 1e-3 * b.abs()).all()),)),
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool((a - b <= atol + rtol * b.abs()).all()),)),
         Mistake("only an absolute tolerance", "1000 and 1000.5 are near, relative to their size.", "Add `rtol * b.abs()` to the room.",
-                (lambda a, b: a.shape == b.shape and bool(((a - b).abs() <= 1e-5).all()),)),
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= atol).all()),)),
         Mistake("the tolerances of torch.allclose", "Without being told, `torch.allclose` allows a hundred-thousandth, not a thousandth.", "Hand `rtol` and `atol` on to it.",
-                (lambda a, b: a.shape == b.shape and torch.allclose(a, b), lambda a, b: torch.allclose(a, b))),
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and torch.allclose(a, b), lambda a, b, rtol=1e-3, atol=1e-5: torch.allclose(a, b))),
         Mistake("only equal numbers pass", "Two numbers may differ a little and still be near.", "Compare `(a - b).abs()` with `atol + rtol * b.abs()`.",
-                (lambda a, b: a.shape == b.shape and bool((a == b).all()), lambda a, b: bool((a == b).all()),
-                 lambda a, b: a.shape == b.shape and bool(((a - b).abs() <= 1e-5 * 1e-3 * b.abs()).all()))),
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool((a == b).all()), lambda a, b, rtol=1e-3, atol=1e-5: bool((a == b).all()),
+                 lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= atol * rtol * b.abs()).all()))),
         Mistake("an answer for each pair", "One `True` or `False` is asked for all pairs together.", "End with `.all()`.",
-                (lambda a, b: (a - b).abs() <= 1e-5 + 1e-3 * b.abs(), lambda a, b: a.shape == b.shape and (a - b).abs() <= 1e-5 + 1e-3 * b.abs())),
+                (lambda a, b, rtol=1e-3, atol=1e-5: (a - b).abs() <= atol + rtol * b.abs(), lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and (a - b).abs() <= atol + rtol * b.abs())),
         Mistake("only a relative tolerance", "A thousandth of nearly nothing is nothing.", "Add `atol` to the room.",
-                (lambda a, b: a.shape == b.shape and bool(((a - b).abs() <= 1e-3 * b.abs()).all()),)),
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= rtol * b.abs()).all()),)),
         Mistake("any instead of all", "One pair that is near is not enough.", "End with `.all()`.",
-                (lambda a, b: a.shape == b.shape and bool(((a - b).abs() <= 1e-5 + 1e-3 * b.abs()).any()),)),
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= atol + rtol * b.abs()).any()),)),
         Mistake("shapes are not compared", "A row and a square are compared by repeating the row.", "Begin with `a.shape == b.shape`.",
-                (lambda a, b: bool(((a - b).abs() <= 1e-5 + 1e-3 * b.abs()).all()),)),
+                (lambda a, b, rtol=1e-3, atol=1e-5: bool(((a - b).abs() <= atol + rtol * b.abs()).all()),)),
         Mistake("one distance and one room for all", "In a mean, a sum or a maximum, a large number lends its room to a small one.", "Look at every pair by itself, then `.all()`.",
-                (lambda a, b: a.shape == b.shape and bool((a - b).mean().abs() <= 1e-5 + 1e-3 * b.abs().mean()),
-                 lambda a, b: a.shape == b.shape and bool((a - b).abs().mean() <= 1e-5 + 1e-3 * b.abs().mean()),
-                 lambda a, b: a.shape == b.shape and bool((a - b).abs().sum() <= 1e-5 + 1e-3 * b.abs().sum()),
-                 lambda a, b: a.shape == b.shape and bool((a - b).abs().max() <= 1e-5 + 1e-3 * b.abs().max()))),
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool((a - b).mean().abs() <= atol + rtol * b.abs().mean()),
+                 lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool((a - b).abs().mean() <= atol + rtol * b.abs().mean()),
+                 lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool((a - b).abs().sum() <= atol + rtol * b.abs().sum()),
+                 lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool((a - b).abs().max() <= atol + rtol * b.abs().max()))),
         Mistake("measured on the first number", "The room is a part of the second number, b.", "The room is `atol + rtol * b.abs()`.",
-                (lambda a, b: a.shape == b.shape and bool(((a - b).abs() <= 1e-5 + 1e-3 * a.abs()).all()),)),
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= atol + rtol * a.abs()).all()),)),
         Mistake("measured on the larger number", "The room is a part of b, even where a is larger: near is not symmetric.", "The room is `atol + rtol * b.abs()`.",
-                (lambda a, b: a.shape == b.shape and bool(((a - b).abs() <= 1e-5 + 1e-3 * torch.maximum(a.abs(), b.abs())).all()),)),
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= atol + rtol * torch.maximum(a.abs(), b.abs())).all()),)),
         Mistake("nan passes for near", "No comparison with nan is true, so none is far either.", "Ask whether all pairs are within their room, not whether none is outside.",
-                (lambda a, b: a.shape == b.shape and not bool(((a - b).abs() > 1e-5 + 1e-3 * b.abs()).any()),
-                 lambda a, b: a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True))),
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and not bool(((a - b).abs() > atol + rtol * b.abs()).any()),
+                 lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and torch.allclose(a, b, rtol=rtol, atol=atol, equal_nan=True))),
         Mistake("no absolute value of b", "For negative numbers the room becomes negative.", "The room is `atol + rtol * b.abs()`.",
-                (lambda a, b: a.shape == b.shape and bool(((a - b).abs() <= 1e-5 + 1e-3 * b).all()),)),
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= atol + rtol * b).all()),)),
     ),
 )
 

@@ -79,7 +79,7 @@ _scale = Exercise(
         Mistake("divided by the variance", "The variance is the square of the deviation.", "Use `std()`, not `var()`.",
                 (lambda t, v: tuple((x - t.mean()) / t.var() for x in (t, v)),)),
         Mistake("only the mean is taken off", "The spread should become 1 as well.", "Divide by `train.std()`.", (lambda t, v: (t - t.mean(), v - t.mean()), lambda t, v: (t - t.mean(), v - v.mean()))),
-        Mistake("the validation set left as it was", "Both sets need the new scale.", "Return `(valid - m) / s` as well.",
+        Mistake("the validation set comes out as it was", "Both sets need the new scale. Or was `train` changed first, so that its mean is 0 by then?", "Take m and s once, and return `(train - m) / s, (valid - m) / s`.",
                 (lambda t, v: ((t - t.mean()) / t.std(), v),)),
     ),
 )

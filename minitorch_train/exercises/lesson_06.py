@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import nn, tensor
 
-from minitorch_train.exercises import Exercise, Mistake, value
+from minitorch_train.exercises import Exercise, Mistake, kept, value
 from minitorch_train.optim import SGD, Adam
 
 # %% ../../nbs/exercises/lesson_06.ipynb #acb0a324
@@ -32,6 +32,12 @@ EXERCISES = [
                     "Add up all three moves.", (-0.271,)),
             Mistake("the weight went uphill", "Which way does a step go?",
                     "The gradient is above 0, so the weight gets smaller.", (0.1 * (1 + 1.9 + 2.71), 0.3, 0.271)),
+            Mistake("one step too few or too many", "Count the steps that were added up.", "The three moves are 0.1 times 1, 1.9 and 2.71.",
+                    (-0.1 * 2.9, -0.1 * (1 + 1.9 + 2.71 + 3.439))),
+            Mistake("the rate is left out", "This is the sum of the running sums.", "Each move is 0.1 times the running sum.", (-5.61, 5.61)),
+            Mistake("the look-ahead of Nesterov", "Nobody asked for `nesterov=True`.", "Move by the running sum itself.", (-0.1 * (1.9 + 2.71 + 3.439),)),
+            Mistake("the moves shrink", "Momentum adds to a step, and takes nothing off it.", "Keep a running sum: v = 0.9 * v + 1.", (-0.27, -0.243)),
+            Mistake("too few decimals", "Right so far, and the third decimal is not 0.", "Give the number as it is, with three decimals.", (-0.56, -0.6)),
             Mistake("a running mean in the place of a sum", "How much of the new gradient is added in each step?",
                     "All of it: v = 0.9 * v + 1, and not 0.9 * v + 0.1 * 1.", (-0.1 * (0.1 + 0.19 + 0.271),)),
         ),
@@ -46,11 +52,11 @@ def nesterov_step(p, g, v, lr, mu):
 
 def _nesterov(opt_class, p, g, v, lr, mu):
     """The same step, by an optimizer that went on from `v`."""
-    p = nn.Parameter(p)
+    p = nn.Parameter(p.clone())
     opt = opt_class([p], lr=lr, momentum=mu, nesterov=True)
-    opt.state[p]["momentum_buffer"], p.grad = v, g
+    opt.state[p]["momentum_buffer"], p.grad = v.clone(), g
     opt.step()
-    return p.detach(), v
+    return p.detach(), opt.state[p]["momentum_buffer"]
 
 
 EXERCISES.append(Exercise(
@@ -63,7 +69,7 @@ EXERCISES.append(Exercise(
         (tensor([1.0]), tensor([2.0]), tensor([4.0]), 0.1, 0.5),
         (tensor([1.0, -2.0]), tensor([3.0, 0.5]), tensor([-1.0, 1.0]), 0.01, 0.9),
     ),
-    reference=partial(_nesterov, SGD), solution=nesterov_step,
+    reference=partial(_nesterov, SGD), solution=nesterov_step, observe=kept,
     explanation="First the running sum takes in the gradient. The move is then the gradient and `mu` times the new sum.",
     notice=lambda answer: "The numbers are PyTorch's. With v = 0, the first step is (1 + mu) times a plain one.",
     hint="Two lines: one for the new sum, one for the new weight. The second needs the first.",
@@ -77,6 +83,17 @@ EXERCISES.append(Exercise(
         Mistake("the gradient is left out of the move", "The move has two parts.",
                 "Move by `g + mu * v`, and not by `mu * v` alone.",
                 (lambda p, g, v, lr, mu: (p - lr * mu * (mu * v + g), mu * v + g),)),
+        Mistake("the old running sum comes back", "The sum has taken in a gradient.", "Return the new `v`.", (lambda p, g, v, lr, mu: (nesterov_step(p, g, v, lr, mu)[0], v),)),
+        Mistake("the new gradient is damped", "All of the new gradient goes into the sum.", "The sum is `mu * v + g`.",
+                (lambda p, g, v, lr, mu: (p - lr * (g + mu * (mu * v + (1 - mu) * g)), mu * v + (1 - mu) * g),)),
+        Mistake("the weight went uphill", "Which way does a step go?", "Subtract the move.", (lambda p, g, v, lr, mu: (p + lr * (g + mu * (mu * v + g)), mu * v + g),)),
+        Mistake("the rate is left out", "The step is the whole move.", "Multiply the move by `lr`.", (lambda p, g, v, lr, mu: (p - (g + mu * (mu * v + g)), mu * v + g),)),
+        Mistake("brackets are missing in the move", "`lr` is a factor of both parts of the move.", "Write `p - lr * (g + mu * v)`.",
+                (lambda p, g, v, lr, mu: (p - lr * g + mu * (mu * v + g), mu * v + g), lambda p, g, v, lr, mu: (p - lr * g - mu * (mu * v + g), mu * v + g))),
+        Mistake("the old sum does not fade", "Before the gradient is added, the old sum is multiplied by `mu`.", "The sum is `mu * v + g`.",
+                (lambda p, g, v, lr, mu: (p - lr * (g + mu * (v + g)), v + g),)),
+        Mistake("the gradient of the move is multiplied by mu", "The move is the whole gradient, and `mu` times the new sum.", "Move by `g + mu * v`.",
+                (lambda p, g, v, lr, mu: (p - lr * mu * (v + g), mu * v + g),)),
         Mistake("the two results are in the other order", "Which of the two is wanted first?",
                 "Return the weight, and then the sum.",
                 (lambda p, g, v, lr, mu: nesterov_step(p, g, v, lr, mu)[::-1],)),
@@ -157,12 +174,12 @@ def _decaying(factor, after=False, always=False):
 
 def _trained(answer, lr, weight_decay):
     """The weights after three steps, where the second weight never has a gradient."""
-    params = [nn.Parameter(tensor([1.0, -3.0])), nn.Parameter(tensor([2.0]))]
-    opt = answer(params, lr=lr, weight_decay=weight_decay)
+    params = [nn.Parameter(tensor([1.0, -3.0])), nn.Parameter(tensor([2.0])), nn.Parameter(tensor([4.0]))]
+    opt = answer([{"params": params[:2]}, {"params": params[2:], "lr": lr / 2}], lr=lr, weight_decay=weight_decay)
     if opt is None:
         return None
     for g in (tensor([1.0, 0.5]), tensor([-2.0, 0.5]), tensor([0.25, 3.0])):
-        params[0].grad = g
+        params[0].grad, params[2].grad = g, g[:1]
         opt.step()
     return [p.detach() for p in params]
 
@@ -173,7 +190,7 @@ EXERCISES.append(Exercise(
               "`1 - lr * decay`, and then Adam's step is taken. Write `step` for a class `AdamW` that builds on `Adam` "
               "and keeps its decay as `self.decay`. Start with a loop over `self.param_groups`: each group holds its `params`, "
               "and its rate as `lr`. A change in place needs `with torch.no_grad():`. `check` makes `AdamW(params, lr, weight_decay)`, takes three steps and "
-              "compares where two parameters end. The second one never has a gradient.",
+              "compares where three parameters in two groups end. The second one never has a gradient.",
     cases=((0.1, 0.0), (0.1, 0.5), (0.01, 0.2)), observe=_trained, reference=AdamW, solution=AdamW, given=_Given,
     explanation="Adam divides by the size of the gradient, and decay inside the gradient is divided with it. Outside, every weight shrinks by the same factor.",
     notice=lambda answer: "The blank pixels' weights would now shrink at the pace of `SGD` with the same decay.",

@@ -19,11 +19,16 @@ def _epoch(answer, n, bs, seed):
         return None
     batches = list(batches)
     rows, again, other = (torch.cat(list(b)).tolist() for b in (batches, again, other))
+    first = [[sorted(torch.as_tensor(b).tolist()) for b in answer(n, bs, s)][0] for s in range(8)]
+    neighbours = sum(abs(a - b) == 1 for a, b in zip(rows, rows[1:]))
     return {
         "rows in each batch": [len(b) for b in batches],
         "rows that come twice": "some" if len(set(rows)) < len(rows) else "none",
         "rows that never come": "some" if len(set(rows)) < n else "none",
+        "the numbers": "0 to n - 1" if set(rows) <= set(range(n)) else "others",
         "the order": "0, 1, 2" if rows == sorted(rows) else "mixed",
+        "neighbours": "still together" if n > 30 and neighbours > n / 2 else "apart",
+        "the first batch": "always of the same rows" if bs < n and first.count(first[0]) == 8 else "of other rows each time",
         "the same seed again": "the same order" if rows == again else "another order",
         "another seed": "the same order" if rows == other else "another order",
     }
@@ -127,11 +132,17 @@ def _pass(answer, x, y, bs):
     batches = list(batches)
     xs, ys = (torch.cat(part) for part in zip(*batches))
     rows = xs[:, 0].long().tolist()
+    later = [list(answer(x, y, bs)) for _ in range(8)]
+    orders = {tuple(torch.cat([xb for xb, _ in epoch])[:, 0].tolist()) for epoch in later}
+    first = {tuple(sorted(epoch[0][0][:, 0].tolist())) for epoch in later}
     return {
         "rows in each batch": [len(xb) for xb, _ in batches],
         "rows with another row's label": "some" if (10 * xs[:, 0] != ys).any() else "none",
         "rows that come twice": "some" if len(set(rows)) < len(rows) else "none",
         "the order": "0, 1, 2" if rows == sorted(rows) else "mixed",
+        "neighbours": "still together" if len(x) > 30 and sum(abs(a - b) == 1 for a, b in zip(rows, rows[1:])) > len(x) / 2 else "apart",
+        "the next epochs": "all in the same order" if len(orders) == 1 else "each in another order",
+        "the first batch": "always of the same rows" if len(first) == 1 else "of other rows each time",
     }
 
 

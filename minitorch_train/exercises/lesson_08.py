@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/exercises/lesson_08.ipynb #1a118f9a
 import copy
+import math
 
 import torch
 from torch import nn, tensor
@@ -19,7 +20,7 @@ from minitorch_train.optim import SGD
 # %% ../../nbs/exercises/lesson_08.ipynb #84478e50
 def _judged(answer, model, batches):
     """What the answer returns, and what it does to the model and to the graph."""
-    model, recorded = copy.deepcopy(model).train(), []
+    model, recorded = copy.deepcopy(model), []
 
     def loss_func(out, yb):
         recorded.append(out.requires_grad)
@@ -28,10 +29,13 @@ def _judged(answer, model, batches):
     loss = answer(model, loss_func, batches)
     if loss is None:
         return None
+    after = "train" if model.training else "eval"
+    answer(model.eval(), loss_func, batches)
     return {
         "the loss": float(loss),
         "gradients": "recorded" if any(recorded) else "not recorded",
-        "the mode afterwards": "train" if model.training else "eval",
+        "the mode afterwards": after,
+        "the mode afterwards, when it came in eval": "train" if model.training else "eval",
     }
 
 
@@ -83,6 +87,15 @@ def _without_eval(model, loss_func, batches):
         return sum(len(yb) * loss_func(model(xb), yb).item() for xb, yb in batches) / sum(len(yb) for _, yb in batches)
 
 
+def _then_train(evaluates):
+    """The same, and the model is in train mode afterwards."""
+    def evaluated(model, loss_func, batches):
+        loss = evaluates(model, loss_func, batches)
+        model.train()
+        return loss
+    return evaluated
+
+
 def _left_in_eval(model, loss_func, batches):
     """Right, but for the mode afterwards."""
     loss = my_evaluate(model, loss_func, batches)
@@ -103,19 +116,19 @@ EXERCISES = [
         id="08.1", title="evaluate by hand", kind="write",
         statement="Write `my_evaluate(model, loss_func, batches)`: the mean loss over all rows of `batches`, a list of pairs `(xb, yb)` of different sizes. `loss_func(out, yb)` is the mean loss of one batch. Dropout should be off and no gradients recorded, and afterwards, unlike with `evaluate`, the model should be in train mode, whatever mode it came in. Return a number.",
         cases=((_dropping(), _batches(2, 1)), (_dropping(), _batches(4, 4, 1)), (_dropping(), _batches(5, 2, 7))), observe=_judged,
-        reference=lambda model, loss_func, batches: evaluate(model, loss_func, batches, metric=None)[0], solution=my_evaluate,
+        reference=lambda model, loss_func, batches: (evaluate(model, loss_func, batches, metric=None)[0], model.train())[0], solution=my_evaluate,
         explanation="Each batch counts by its rows, in eval mode, and without a graph that nobody needs.",
         notice=lambda answer: f"For batches of 4, 4 and 1 rows it gives {answer(_dropping(), cross_entropy, _batches(4, 4, 1)):.4f}, "
             f"and the mean over the three batches would be {_mean_of_means(_dropping(), cross_entropy, _batches(4, 4, 1)):.4f}.",
         hint="Try it with batches of 2 and 1 rows: the figure should be that of all 3 rows at once.",
         mistakes=(
             Mistake("a mean of means", "A row in a small batch has more say than one in a large batch.",
-                    "Add up `len(yb) * loss`, and divide by the number of all rows.", (_mean_of_means,)),
+                    "Add up `len(yb) * loss`, and divide by the number of all rows.", (_mean_of_means, _then_train(_mean_of_means))),
             Mistake("losses divided by rows", "What `loss_func` gives is divided by its rows already.",
-                    "Multiply each batch's loss by `len(yb)` before you add it up.", (_summed_over_rows,)),
+                    "Multiply each batch's loss by `len(yb)` before you add it up.", (_summed_over_rows, _then_train(_summed_over_rows))),
             Mistake("not divided", "The loss grows with the number of rows.", "Divide the sum by the number of all rows.", (_not_divided,)),
             Mistake("eval is forgotten", "Some of the network's numbers were set to 0 while you judged it.",
-                    "Call `model.eval()` before the loop, and `model.train()` after it.", (_without_eval,)),
+                    "Call `model.eval()` before the loop, and `model.train()` after it.", (_without_eval, _then_train(_without_eval))),
             Mistake("left in eval mode", "The next epoch would be trained without dropout.", "Call `model.train()` before you return.", (_left_in_eval,)),
             Mistake("gradients are recorded", "The figure is right, and for each batch a graph was built.",
                     "Put the loop into `with torch.no_grad():`.", (_with_gradients,)),
@@ -213,7 +226,7 @@ def _few(n, bs):
 EXERCISES.append(Exercise(
     id="08.3", title="a loop to repair", kind="repair",
     statement="`epoch_losses` is meant to train a model, which is in train mode already, for one epoch, and to return as a number the plain mean of the batches' losses, in which each batch counts the same. It has two faults. It trains badly, and of each batch it keeps far more than a number. Repair both.",
-    cases=((_linear(), _few(2, 1)), (_linear(), _few(6, 2)), (_linear(), _few(12, 3))), observe=_trained, given=_broken,
+    cases=((_linear(), _few(2, 1)), (_linear(), _few(6, 2)), (_linear(), _few(12, 3)), (_linear(), _few(7, 3))), observe=_trained, given=_broken,
     reference=_loop(), solution=epoch_losses,
     explanation="`item` takes the number and lets the graph go, and `zero_grad` keeps the gradients of one batch out of the next.",
     notice=lambda answer: f"Over 40 batches of one row its mean loss is {float(answer(*(lambda m: (m, cross_entropy, SGD(m.parameters(), lr=0.5)))(_linear()), _few(40, 1))):.3f}.",
@@ -223,7 +236,7 @@ EXERCISES.append(Exercise(
                 "Append `loss.item()` instead of `loss`.", (_loop(keep=lambda loss: loss),)),
         Mistake("gradients still add up", "The second step moves along the gradients of two batches.",
                 "Call `opt.zero_grad()` before each `backward`.", (_loop(zero="never"),)),
-        Mistake("zeroed too early", "The weights do not move at all.", "`zero_grad` stands between `backward` and `step`: move it before `backward`, or after `step`.",
+        Mistake("the weights do not move", "A step without gradients, or no step at all, changes nothing.", "Each batch needs `zero_grad`, then `backward`, then `step`.",
                 (_loop(zero="between"),)),
         Mistake("the last loss only", "The mean over all batches is wanted.", "Return `sum(losses) / len(losses)`.", (_loop(report=lambda losses: losses[-1]),)),
         Mistake("not divided", "The figure grows with the number of batches.", "Divide the sum by `len(losses)`.", (_loop(report=sum),)),
@@ -263,6 +276,14 @@ EXERCISES.append(Exercise(
                 (lambda step, steps, lr: lr * step / (steps - 1), lambda step, steps, lr: lr * _clamped(2 * step / (steps - 1)))),
         Mistake("it begins at the top", "The rate at the first step should be 0.", "In the first half the share grows: `2 * step / (steps - 1)`.",
                 (lambda step, steps, lr: lr * (1 - step / (steps - 1)), lambda step, steps, lr: lr * _clamped(2 - 2 * step / (steps - 1)))),
+        Mistake("curves instead of lines", "The rate should grow by the same amount in each step.", "Use no sine or cosine: the share is a quotient of steps.",
+                (lambda step, steps, lr: lr * math.sin(math.pi * step / (steps - 1)), lambda step, steps, lr: lr * (1 - math.cos(2 * math.pi * step / (steps - 1))) / 2)),
+        Mistake("down and up", "The rate at the first step should be 0.", "Take what you have off `lr`.", (lambda step, steps, lr: lr * abs(2 * step / (steps - 1) - 1),)),
+        Mistake("the first step counted as 1", "The steps run from 0.", "Use `step` as it is.", (lambda step, steps, lr: lr * (1 - abs(2 * (step + 1) / (steps - 1) - 1)),)),
+        Mistake("the two lines do not meet", "Halfway both should be at the height `lr`.", "The second line is `2 - 2 * step / (steps - 1)`.",
+                (lambda step, steps, lr: lr * (2 * step / (steps - 1) if step < (steps - 1) / 2 else 1 - step / (steps - 1)), lambda step, steps, lr: lr * (2 * step / (steps - 1) if step < (steps - 1) / 2 else 1 - 2 * step / (steps - 1)))),
+        Mistake("the middle is rounded to a step", "With 4 steps, no step is halfway.", "Halfway is `(steps - 1) / 2`, which need not be whole.", (lambda step, steps, lr: lr * (step / (steps // 2) if step < steps // 2 else (steps - 1 - step) / (steps - 1 - steps // 2)),)),
+        Mistake("it rises above the height", "No rate should be above `lr`.", "In the second half let the share fall: `2 - 2 * step / (steps - 1)`.", (lambda step, steps, lr: lr * 2 * step / (steps - 1),)),
         Mistake("a share instead of a rate", "With `lr` 0.5, no rate should be above 0.5.", "Multiply the share by `lr`.",
                 (lambda step, steps, lr: min(2 * step, 2 * (steps - 1 - step)) / (steps - 1),)),
     ),
@@ -315,6 +336,11 @@ EXERCISES.append(Exercise(
         Mistake("one row is used twice", "The last row before the stop comes again.", "Skip the first `done` rows: `[done:]`.",
                 (lambda begun, n, done: rows_to_come(begun, n, done - 1),)),
         Mistake("the order of the next epoch", "The generator drew twice.", "Set the state, and draw one permutation.", (_second_permutation,)),
+        Mistake("the rows of the file", "The epoch went through a permutation.", "Draw the permutation, and skip its first `done` rows.", (lambda begun, n, done: list(range(done, n)),)),
+        Mistake("a new permutation of the last rows", "The rows that are done need not be the first of the file.", "Draw a permutation of all `n` rows, then skip the first `done`.",
+                (lambda begun, n, done: (torch.randperm(n - done, generator=_at(begun)) + done).tolist(),)),
+        Mistake("the last rows, as many as are done", "`[-done:]` counts from the end.", "Skip the first `done` rows: `[done:]`.", (lambda begun, n, done: rows_to_come(begun, n, 0)[-done:],)),
+        Mistake("row numbers taken for places", "A row is done when its place is before `done`, whatever its number.", "Cut by place: `[done:]`.", (lambda begun, n, done: [r for r in rows_to_come(begun, n, 0) if r >= done],)),
         Mistake("sorted", "These are the right rows in the order of the file.", "Leave them in the order of the permutation.",
                 (lambda begun, n, done: sorted(rows_to_come(begun, n, done)),)),
     ),

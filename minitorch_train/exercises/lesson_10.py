@@ -9,7 +9,7 @@ __all__ = []
 import torch
 from torch import tensor
 
-from minitorch_train.exercises import Exercise, Mistake, value
+from minitorch_train.exercises import Exercise, Mistake, kept, value
 from minitorch_train.functional import cross_entropy, softmax
 
 # %% ../../nbs/exercises/lesson_10.ipynb #7102f7f1
@@ -25,6 +25,11 @@ _shape = Exercise(
         Mistake("transposed", "The numbers are right, in the other order.", "Each row holds the weights of one neuron.", ((20, 7),)),
         Mistake("the rows of the batch are kept", "A weight is one number for all rows of the batch.",
                 "The gradients of the rows are added, so the 5 does not appear.", ((5, 7), (5, 20), (7, 5), (20, 5))),
+        Mistake("a gradient for each row", "The gradients of the rows are added up.", "There is no 5 in the shape.", ((5, 7, 20), (5, 20, 7))),
+        Mistake("the bias's gradient", "This has one number for each neuron.", "The weight has 20 for each neuron.", ((7,),)),
+        Mistake("how many numbers, not the shape", "The shape has a size for each dimension.", "Give a tuple of two numbers.", (140,)),
+        Mistake("inputs and scores", "Nothing leads from the inputs past the hidden layer.", "The first layer takes 20 inputs to 7 neurons.", ((3, 20), (20, 3))),
+        Mistake("the scores' own shape", "This belongs to the outputs of the batch.", "Look for the weight of the first layer.", ((5, 3), (3, 5))),
         Mistake("the last layer's weight", "This is the other layer.", "The first layer takes 20 inputs to 7 neurons.", ((3, 7), (7, 3))),
     ),
 )
@@ -60,6 +65,10 @@ _linear = Exercise(
                 (lambda dout, x, weight: (dout @ weight, x.T @ dout, dout.sum(0)),)),
         Mistake("the bias's gradient is not added up", "The bias is one vector for all rows.", "Add over the rows: `dout.sum(0)`.",
                 (lambda dout, x, weight: (dout @ weight, dout.T @ x, dout),)),
+        Mistake("the forward pass", "This computes the layer, not its gradients.", "Begin with `dout`.", (lambda dout, x, weight: x @ weight.T,)),
+        Mistake("the bias is left out", "Three gradients are asked for.", "Add `dout.sum(0)` to the tuple.", (lambda dout, x, weight: (dout @ weight, dout.T @ x),)),
+        Mistake("the bias's gradient without dout", "What comes back from behind is a factor of each of the three.", "It is `dout.sum(0)`.",
+                (lambda dout, x, weight: (dout @ weight, dout.T @ x, torch.ones(len(weight))), lambda dout, x, weight: (weight, x, torch.ones(len(weight))))),
         Mistake("the bias's gradient is a mean", "The 1/n of a mean loss is already in `dout`.", "Add, do not average: `dout.sum(0)`.",
                 (lambda dout, x, weight: (dout @ weight, dout.T @ x, dout.mean(0)),)),
         Mistake("the bias's gradient is summed over the wrong dimension", "It should have one number for each neuron.",
@@ -91,6 +100,10 @@ _relu = Exercise(
         Mistake("scaled by h", "The slope of ReLU is 0 or 1.", "Multiply by `h > 0`, not by h.", (lambda dh, h: dh * h,)),
         Mistake("the mask is turned round", "It passes exactly where it should not.", "Keep where `h > 0`.",
                 (lambda dh, h: dh * (h == 0), lambda dh, h: dh * (h <= 0))),
+        Mistake("the mask alone", "What comes back has no part in it.", "Multiply `dh` by the mask.", (lambda dh, h: (h > 0).float(),)),
+        Mistake("h in the place of dh", "The gradient comes from `dh`.", "Write `dh * (h > 0)`.", (lambda dh, h: h * (dh > 0), lambda dh, h: h * (h > 0))),
+        Mistake("picked out, so that the shape is lost", "The zeros have their places too.", "Multiply by the mask.", (lambda dh, h: dh[h > 0],)),
+        Mistake("something leaks through", "Where h is 0, nothing should pass.", "Multiply by `h > 0`.", (lambda dh, h: torch.where(h > 0, dh, 0.01 * dh), lambda dh, h: torch.where(h > 0, dh, 0.1 * dh))),
         Mistake("both masks", "What comes back may be negative.", "Only h decides: `dh * (h > 0)`.", (lambda dh, h: dh * (dh > 0) * (h > 0),)),
     ),
 )
@@ -117,7 +130,7 @@ _loss = Exercise(
               "`logits`. Leave `logits` as it is.",
     cases=((tensor([[0.0, 0.0]]), tensor([1])), (tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), tensor([0, 2])),
            (tensor([[1000.0, 0.0, 999.0], [0.0, 0.0, 0.0]]), tensor([2, 0]))),
-    reference=_grad_of_loss, solution=loss_backward,
+    reference=_grad_of_loss, solution=loss_backward, observe=kept,
     explanation="The gradient of one row is its softmax, less 1 at the right class. The mean divides by the number of rows.",
     notice=lambda answer: "Each row of it adds up to 0: what the right class gains, the others lose.",
     hint="It is `softmax - one_hot`, for a mean over the rows.",
@@ -127,6 +140,12 @@ _loss = Exercise(
         Mistake("the sign is turned round", "The right class should have a negative gradient: raising it lowers the loss.",
                 "It is `softmax - one_hot`, not the other way round.",
                 (lambda logits, target: (_one_hot(logits, target) - softmax(logits)) / len(target),)),
+        Mistake("softmax is missing", "It is softmax minus one-hot.", "Begin with `softmax(logits)`.",
+                (lambda logits, target: (logits - _one_hot(logits, target)) / len(target), lambda logits, target: (logits.log_softmax(1) - _one_hot(logits, target)) / len(target), lambda logits, target: -_one_hot(logits, target) / len(target))),
+        Mistake("the gradient by something else", "This goes back to the probabilities, or through the right class alone.", "By the logits it is `softmax - one_hot`.",
+                (lambda logits, target: -_one_hot(logits, target) / softmax(logits) / len(target), lambda logits, target: (softmax(logits) - 1) * _one_hot(logits, target) / len(target))),
+        Mistake("the one-hot part is added", "Raising the right class lowers the loss.", "Subtract 1 at the right class.", (lambda logits, target: (softmax(logits) + _one_hot(logits, target)) / len(target),)),
+        Mistake("the rows averaged away", "Each row has its own gradient.", "Divide by `len(target)`, and do not add the rows up.", (lambda logits, target: (softmax(logits) - _one_hot(logits, target)).mean(0),)),
         Mistake("divided by the classes as well", "The mean goes over rows, not over all numbers.", "Divide by `len(target)` only.",
                 (lambda logits, target: (softmax(logits) - _one_hot(logits, target)) / logits.numel(),)),
         Mistake("the one-hot part is missing", "This is the softmax; the target has not been used.", "Subtract 1 at the right class.",
