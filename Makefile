@@ -31,8 +31,9 @@ bench: $(READY)
 
 build: $(READY)
 	$(BIN)/nbdev_export
-	$(BIN)/python -m nbconvert --to notebook --execute --inplace nbs/*.ipynb
-	$(BIN)/python -m nbconvert --to notebook --coalesce-streams --inplace nbs/*.ipynb
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace nbs/*.ipynb nbs/*/*.ipynb
+	$(BIN)/python -m nbconvert --to notebook --coalesce-streams --inplace nbs/*.ipynb nbs/*/*.ipynb
+	$(BIN)/python nbs/tools/make_start.py
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 	$(BIN)/python nbs/tools/make_readme.py

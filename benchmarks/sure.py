@@ -1,8 +1,9 @@
-"""The limit below which `minitorch-train predict` says "not sure": `python benchmarks/sure.py DIR`, with a run of `train --recipe fast` in DIR.
+"""What the limit costs below which `minitorch-train predict` says "not sure": `python benchmarks/sure.py DIR`, with a run of `train --recipe fast` in DIR.
 
 It weighs digits, the first 500 of the validation set and 250 drawn ones, against pictures that are none. None of the drawn ones is a
 picture of the tests. For each limit it prints the share of digits that are not answered, of digits answered wrongly, and of the others
-that are answered. The limit is the one where the sum of the three is smallest.
+that are answered. The sum of the three is smallest at 0.7. `predict` takes 0.6, so that at least 7 of 10 digits of every group of the tests
+are answered rightly: 0.055 of the digits are then unanswered and not 0.095, and 0.104 of the others are answered and not 0.050.
 """
 
 import sys
@@ -56,7 +57,7 @@ def main():
         fooled = sum(sure >= limit for *_, sure in others) / len(others)
         sums[limit] = silent + wrong + fooled
         print(f"{limit:5.2f}  {silent:10.3f}  {wrong:5.3f}  {fooled:5.3f}   sum {sums[limit]:.3f}")
-    print(f"the limit: {min(sums, key=sums.get)}")
+    print(f"the sum is smallest at {min(sums, key=sums.get)}")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,8 @@ def lessons(tmp_path, monkeypatch):
     folder = tmp_path / "lessons"
     folder.mkdir()
     (folder / "mnist.pkl.gz").write_bytes(b"digits")
-    monkeypatch.setattr(cli, "_sources", lambda: (folder, folder / "mnist.pkl.gz"))
+    start = write(tmp_path / "00_start_here.ipynb", "# Start here")
+    monkeypatch.setattr(cli, "_sources", lambda: (folder, start, folder / "mnist.pkl.gz"))
     return folder
 
 
@@ -114,7 +115,7 @@ def test_run_reports_every_lesson_and_the_failures_among_them(lessons):
     (lessons / "02_broken.ipynb").write_text("{ not a notebook")
     write(lessons / "03_dead.ipynb", "import os\nos._exit(3)")
     write(lessons / "04_last.ipynb", "#| summary\nprint('trained network: accuracy 0.5')")
-    write(lessons / "90_machinery.ipynb", "raise SystemError")
+    write(lessons / "index.ipynb", "raise SystemError")
     before = contents(lessons)
     result = run("lessons", "run")
     assert result.exit_code == 1 and contents(lessons) == before
@@ -144,9 +145,9 @@ def test_run_takes_numbers_and_names_in_the_order_of_the_lessons(lessons):
     assert result.exit_code == 0 and "01_two" in result.stdout and "00_one" not in result.stdout
 
 
-@pytest.mark.parametrize("name", ["03", "one", "7", "000", "00_one.ipynb", "", "90"])
+@pytest.mark.parametrize("name", ["03", "one", "7", "000", "00_one.ipynb", "", "index"])
 def test_an_unknown_lesson_lists_the_names(lessons, name):
-    for lesson in ("00_one", "01_two", "90_machinery"):
+    for lesson in ("00_one", "01_two", "index"):
         write(lessons / f"{lesson}.ipynb", "1")
     result = run("lessons", "run", "00", name)
     assert result.exit_code == 2 and result.stdout == ""
@@ -155,7 +156,7 @@ def test_an_unknown_lesson_lists_the_names(lessons, name):
 
 @pytest.mark.parametrize("arguments", [["run"], ["copy", "course"]])
 def test_an_installation_without_lessons_is_no_success(lessons, arguments):
-    write(lessons / "90_machinery.ipynb", "1")
+    write(lessons / "index.ipynb", "1")
     result = run("lessons", *arguments)
     assert result.exit_code == 1 and result.stderr == f"There are no lessons in {lessons}.\n" and result.stdout == ""
 
@@ -183,7 +184,7 @@ def program(folder, *arguments, **options):
         import pathlib, sys
         from minitorch_train import cli
         from minitorch_train.__main__ import main
-        cli._sources = lambda: (pathlib.Path({str(folder)!r}), None)
+        cli._sources = lambda: (pathlib.Path({str(folder)!r}), None, None)
         sys.argv[1:] = {list(arguments)!r}
         main()"""
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
@@ -224,11 +225,11 @@ def test_the_real_command_runs_a_real_lesson():
 
 @pytest.fixture
 def two(lessons):
-    """Two lessons and a data file, under the names that they have in a copy."""
+    """Two lessons, the page before them and a data file, under the names that they have in a copy."""
     write(lessons / "00_one.ipynb", "1")
     write(lessons / "01_two.ipynb", "2")
-    wanted = contents(lessons)
-    write(lessons / "91_machinery.ipynb", "3")
+    wanted = {**contents(lessons), "00_start_here.ipynb": (lessons.parent / "00_start_here.ipynb").read_bytes()}
+    write(lessons / "index.ipynb", "3")
     return wanted
 
 
@@ -236,8 +237,8 @@ def test_copy_makes_the_folder_and_says_how_to_open_it(two, tmp_path):
     folder = tmp_path / "a" / "my course"
     result = run("lessons", "copy", folder)
     assert result.exit_code == 0 and contents(folder) == two and sorted(path.name for path in folder.iterdir()) == sorted(two)
-    assert result.stdout == (f"Copied to {folder}:\n  00_one.ipynb\n  01_two.ipynb\n  mnist.pkl.gz\n"
-                             f'Open them with: jupyter lab "{folder}"\n')
+    assert result.stdout == (f"Copied to {folder}:\n  00_start_here.ipynb\n  00_one.ipynb\n  01_two.ipynb\n  mnist.pkl.gz\n"
+                             f'Begin with: jupyter lab "{folder}{os.sep}00_start_here.ipynb"\n')
 
 
 def test_copy_leaves_other_files_and_identical_ones_alone(two, tmp_path):
@@ -247,9 +248,9 @@ def test_copy_leaves_other_files_and_identical_ones_alone(two, tmp_path):
     (folder / "01_two.ipynb").unlink()
     stamp = (folder / "00_one.ipynb").stat().st_mtime_ns
     result = run("lessons", "copy", folder)
-    assert result.exit_code == 0 and result.stdout.startswith(f"Copied to {folder}:\n  01_two.ipynb\nOpen")
+    assert result.exit_code == 0 and result.stdout.startswith(f"Copied to {folder}:\n  01_two.ipynb\nBegin")
     assert contents(folder) == {**two, "notes.txt": b"mine"} and (folder / "00_one.ipynb").stat().st_mtime_ns == stamp
-    assert run("lessons", "copy", folder).stdout.startswith(f"{folder} has all of them already.\nOpen")
+    assert run("lessons", "copy", folder).stdout.startswith(f"{folder} has all of them already.\nBegin")
 
 
 def test_copy_overwrites_nothing_of_the_user_s_unless_forced(two, tmp_path):
@@ -313,11 +314,12 @@ def test_copy_says_what_the_system_refuses_and_leaves_nothing_half_done(two, tmp
 
 def test_a_copy_of_the_real_lessons_runs(tmp_path):
     result = run("lessons", "copy", tmp_path)
-    names = sorted(path.name for path in NBS.glob("[0-8][0-9]_*[!0-9].ipynb"))
-    assert result.exit_code == 0 and sorted(contents(tmp_path)) == [*names, "mnist.pkl.gz"] and len(names) >= 5
+    names = sorted(path.name for path in NBS.glob("[0-9][0-9]_*[!0-9].ipynb"))
+    assert result.exit_code == 0 and sorted(contents(tmp_path)) == ["00_start_here.ipynb", *names, "mnist.pkl.gz"] and len(names) >= 5
     assert all((tmp_path / name).read_bytes() == (NBS / name).read_bytes() for name in names)
+    assert (tmp_path / "00_start_here.ipynb").read_bytes() == (NBS / "machinery" / "00_start_here.ipynb").read_bytes()
     assert (tmp_path / "mnist.pkl.gz").read_bytes() == (NBS.parent / "mnist.pkl.gz").read_bytes()
-    assert run_lesson(tmp_path / "00_testing.ipynb").failure is None
+    assert all(run_lesson(tmp_path / name).failure is None for name in ("00_start_here.ipynb", "00_testing.ipynb"))
 
 
 # The program as a whole
@@ -451,7 +453,7 @@ def test_a_copy_of_a_lesson_is_no_lesson(lessons, tmp_path):
     for names in ((), ("00",)):
         assert [row.split()[0] for row in run("lessons", "run", *names).stdout.splitlines()[2:]] == ["00_one"]
     run("lessons", "copy", tmp_path / "mine")
-    assert sorted(contents(tmp_path / "mine")) == ["00_one.ipynb", "mnist.pkl.gz"]
+    assert sorted(contents(tmp_path / "mine")) == ["00_one.ipynb", "00_start_here.ipynb", "mnist.pkl.gz"]
 
 
 # Exercises

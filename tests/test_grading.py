@@ -157,7 +157,7 @@ def test_a_right_answer_counts_however_it_is_given(tmp_path, cells):
 
 def test_what_the_notebook_does_to_the_engine_changes_nothing(tmp_path):
     attack = """import builtins, json, os, torch
-import minitorch_train.exercises as e, minitorch_train.answers_02 as a
+import minitorch_train.exercises as e, minitorch_train.exercises.lesson_02 as a
 e.judge = lambda *x: e.Verdict("solved", [])
 e._agree = e._record = lambda *x, **y: True
 a.EXERCISES = ()

@@ -15,12 +15,15 @@ from lesson_checks import ANATOMY, differences, leftovers
 from minitorch_train.running import run_lesson
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted(path for path in (ROOT / "nbs").glob("*.ipynb") if "-Copy" not in path.stem)  # a reader may have made some
-LESSONS = [path for path in NOTEBOOKS if path.name[0] in "012345678"]
+NBS = ROOT / "nbs"
+NOTEBOOKS = sorted(path for path in NBS.rglob("*.ipynb") if "-" not in path.stem)  # 03_x-Copy1, 03_x-checkpoint: a reader made those
+LESSONS = [path for path in NOTEBOOKS if path.parent == NBS and path.name[0].isdigit()]
+START = NBS / "machinery" / "00_start_here.ipynb"
 
 
 def name(path):
-    return path.stem
+    """Where a notebook is, as in `exercises/lesson_00`."""
+    return path.relative_to(NBS).with_suffix("").as_posix()
 
 
 def read(path):
@@ -28,7 +31,11 @@ def read(path):
 
 
 def report(path, complaints):
-    assert not complaints, f"nbs/{path.name}:\n" + "\n".join(complaints)
+    assert not complaints, f"{name(path)}:\n" + "\n".join(complaints)
+
+
+def test_beside_the_lessons_is_nothing_but_the_index():
+    assert [path.name for path in NOTEBOOKS if path.parent == NBS] == [*(path.name for path in LESSONS), "index.ipynb"]
 
 
 def test_the_first_lessons_are_there():
@@ -38,7 +45,7 @@ def test_the_first_lessons_are_there():
 def check_run(path):
     """A notebook runs with whatever threads and cores there are, and shows what is stored in it."""
     run = run_lesson(path)
-    assert run.failure is None, f"nbs/{path.name}, cell {run.failure.cell}: {run.failure.error}\n{run.failure.source}"
+    assert run.failure is None, f"{name(path)}, cell {run.failure.cell}: {run.failure.error}\n{run.failure.source}"
     report(path, differences(read(path), run.notebook))
 
 
@@ -79,13 +86,13 @@ def test_a_fresh_clone_is_clean(tmp_path):
     shutil.copy(ROOT / "settings.ini", tmp_path)
     shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".*"))
     subprocess.run([sys.executable, "-c", "from nbdev.clean import nbdev_clean; nbdev_clean()"], cwd=tmp_path, check=True)
-    changed = [path.name for path in NOTEBOOKS if path.read_bytes() != (tmp_path / "nbs" / path.name).read_bytes()]
+    changed = [name(path) for path in NOTEBOOKS if path.read_bytes() != (tmp_path / path.relative_to(ROOT)).read_bytes()]
     assert not changed, f"nbdev_clean changes {', '.join(changed)}"
 
 
 def files(package):
     """The name and the bytes of each file of a package."""
-    return {path.name: path.read_bytes() for path in sorted(package.glob("*.py"))}
+    return {path.relative_to(package).as_posix(): path.read_bytes() for path in sorted(package.rglob("*.py"))}
 
 
 def export(tmp_path, edit=lambda nbs: None):
@@ -117,20 +124,23 @@ def test_an_edited_notebook_changes_the_export(tmp_path):
     assert unlike(export(tmp_path, edit), files(ROOT / "minitorch_train")) == ["testing.py"]
 
 
-@pytest.fixture(scope="module")
-def make_readme():
-    spec = importlib.util.spec_from_file_location("make_readme", ROOT / "nbs/tools/make_readme.py")
+def tool(name):
+    """A script of nbs/tools, as a module."""
+    spec = importlib.util.spec_from_file_location(name, NBS / "tools" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_the_readme_is_made_from_the_index(make_readme):
+make_readme, make_start = tool("make_readme"), tool("make_start")
+
+
+def test_the_readme_is_made_from_the_index():
     stored = (ROOT / "README.md").read_text(encoding="utf-8")
     assert make_readme.readme(ROOT / "nbs/index.ipynb") == stored, "run python nbs/tools/make_readme.py"
 
 
-def test_the_readme_follows_its_notebook(make_readme, tmp_path):
+def test_the_readme_follows_its_notebook(tmp_path):
     index = nbformat.v4.new_notebook(cells=[
         nbformat.v4.new_markdown_cell("See [one](00_testing.ipynb), [the license](../LICENSE) and [a page](https://pytorch.org)."),
         nbformat.v4.new_code_cell("#| export\nx = 1"),
@@ -149,3 +159,27 @@ def test_every_link_of_the_readme_leads_somewhere():
     links = re.findall(r"\]\((?!https?:)([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(links) >= len(LESSONS)
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_opening_page_lists_each_lesson_once():
+    assert make_start.with_lists(START, NBS) == START.read_text(encoding="utf-8"), "run python nbs/tools/make_start.py"
+    text = "\n".join(cell.source for cell in read(START).cells)
+    assert re.findall(r"(?m)^- \[.+\]\((.+)\)\. ", text) == [path.name for path in LESSONS], "its headings say which lessons it lists"
+    assert {link for link in re.findall(r"\]\((.+?)\)", text)} == {path.name for path in LESSONS}, "a link leads beside the lessons"
+
+
+def test_the_opening_page_follows_the_lessons(tmp_path):
+    start = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_markdown_cell("# Start here\n\n- a list that stays"),
+        nbformat.v4.new_markdown_cell("## Lessons 00 to 01: small\n\nTwo.\n\n- [00 Old](00_old.ipynb). Gone."),
+        nbformat.v4.new_markdown_cell("## Lessons 02 to 09: large\n\nMore."),
+    ])
+    nbformat.write(start, tmp_path / "start.ipynb")
+    for name, title in (("00_a", "A"), ("01_b", "B"), ("02_c", "C"), ("02_c-Copy1", "D")):
+        cells = [nbformat.v4.new_markdown_cell(f"# {title}\n\n> The promise of {title}.\n\nMore.")]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    made = nbformat.reads(make_start.with_lists(tmp_path / "start.ipynb", tmp_path), as_version=4)
+    assert [cell.source for cell in made.cells] == [
+        "# Start here\n\n- a list that stays",
+        "## Lessons 00 to 01: small\n\nTwo.\n\n- [00 A](00_a.ipynb). The promise of A.\n- [01 B](01_b.ipynb). The promise of B.",
+        "## Lessons 02 to 09: large\n\nMore.\n\n- [02 C](02_c.ipynb). The promise of C."]

@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 import minitorch_train as mt
 
 ROOT = Path(__file__).resolve().parents[1]
+START = ROOT / "nbs" / "machinery" / "00_start_here.ipynb"
 SOURCES = ["settings.ini", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "Makefile", "constraints.txt", "mnist.pkl.gz",
            "minitorch_train", "nbs", "tests", "benchmarks"]
 
@@ -84,11 +85,12 @@ def ask(installed, code):
 def test_the_wheel_holds_the_package_the_digits_and_the_lessons(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-        modules = {f"minitorch_train/{path.name}" for path in (ROOT / "minitorch_train").glob("*.py")}
-        lessons = {f"minitorch_train/lessons/{path.name}": path for path in (ROOT / "nbs").glob("[0-8][0-9]_*[!0-9].ipynb")}
-        assert names == modules | set(lessons) | {"minitorch_train/mnist.pkl.gz"}
+        modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "minitorch_train").rglob("*.py")}
+        lessons = {f"minitorch_train/lessons/{path.name}": path for path in (ROOT / "nbs").glob("[0-9][0-9]_*[!0-9].ipynb")}
+        others = {f"minitorch_train/{path.name}": path for path in (START, ROOT / "mnist.pkl.gz")}
+        assert names == modules | set(lessons) | set(others) and "minitorch_train/exercises/lesson_00.py" in names
         assert len(lessons) >= 5
-        for name, path in (*lessons.items(), ("minitorch_train/mnist.pkl.gz", ROOT / "mnist.pkl.gz")):
+        for name, path in (*lessons.items(), *others.items()):
             assert archive.read(name) == path.read_bytes(), name
 
 
@@ -159,9 +161,9 @@ print(json.dumps([F.cross_entropy(torch.zeros(2, 10), torch.tensor([3, 7])).item
 
 def test_the_lessons_can_be_copied(installed):
     output = call(installed.program, "lessons", "copy", "my course", **installed.options)
-    names = sorted(path.name for path in (ROOT / "nbs").glob("[0-8][0-9]_*[!0-9].ipynb"))
-    assert sorted(path.name for path in (installed.folder / "my course").iterdir()) == [*names, "mnist.pkl.gz"]
-    assert 'jupyter lab "my course"' in output and 'pip install "minitorch_train[lessons]"' in output
+    names = sorted(path.name for path in (ROOT / "nbs").glob("[0-9][0-9]_*[!0-9].ipynb"))
+    assert sorted(path.name for path in (installed.folder / "my course").iterdir()) == [START.name, *names, "mnist.pkl.gz"]
+    assert f'jupyter lab "{Path("my course", START.name)}"' in output and 'pip install "minitorch_train[lessons]"' in output
 
 
 def test_running_them_says_what_to_install(installed):
