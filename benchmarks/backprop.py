@@ -1,17 +1,16 @@
 """An epoch by hand against lesson 05's loop and against its own matrix products, as ratios: `python benchmarks/backprop.py`.
 
 All run in turns in one process on two threads, and the best of each counts. Then the rounding, on two threads as well: how far
-the parameters are from those of `train` after an epoch, and what `addmm_` loses where it could update a weight. Writes the
-table to benchmarks/backprop.md.
+the parameters are from those of `train` after an epoch, and what `addmm_` loses where it could update a weight. Recorded in
+benchmarks/results.json.
 """
 
 import copy
-import os
 import time
-from pathlib import Path
 from statistics import median
 
 import torch
+from results import record
 
 from minitorch_train.backprop import train_by_hand
 from minitorch_train.data import get_data
@@ -86,21 +85,14 @@ def main():
             loop(own)
             best[i] = min(best[i], time.perf_counter() - start)
     by_hand, one_thread = largest_differences(x, y)
-    lines = ["`python benchmarks/backprop.py`, two threads, batch 64, 784-50-10", "",
-             "| an epoch of `train_by_hand` | measured | at most |", "|---|---|---|",
-             f"| time over lesson 05's `train` | {best[0] / best[1]:.2f} | 0.40 |",
-             f"| time over its own five matrix products | {best[0] / best[2]:.2f} | 2.2 |",
-             f"| largest difference from the parameters of `train`, median of {len(by_hand)} networks | {median(by_hand):.0e} | 1e-05 |",
-             f"| networks of them where it is above 1e-05 | {sum(apart > 1e-5 for apart in by_hand)} | |",
-             f"| the same for `train` on one thread against `train` on two | {sum(apart > 1e-5 for apart in one_thread)} | |",
-             f"| rounding error of `w.addmm_(a, b)` over that of `w.add_(a @ b)`, w [50, 784] | {lost_by_addmm(50, 784):.1f} | |",
-             f"| the same, w [10, 50] | {lost_by_addmm(10, 50):.1f} | |"]
-    table = "\n".join(lines) + "\n"
-    print(table, end="")
-    out = Path(__file__).with_suffix(".md")
-    temporary = out.with_suffix(".part")
-    temporary.write_text(table, encoding="utf-8")
-    os.replace(temporary, out)
+    record("backprop.py", "an epoch of `train_by_hand`, batch 64, 784-50-10", {
+        "time over lesson 05's `train`": (f"{best[0] / best[1]:.2f}", 0.40),
+        "time over its own five matrix products": (f"{best[0] / best[2]:.2f}", 2.0),
+        f"largest difference from the parameters of `train`, median of {len(by_hand)} networks": (f"{median(by_hand):.0e}", 1e-05),
+        "networks of them where it is above 1e-05": (str(sum(apart > 1e-5 for apart in by_hand)), None),
+        "the same for `train` on one thread against `train` on two": (str(sum(apart > 1e-5 for apart in one_thread)), None),
+        "rounding error of `w.addmm_(a, b)` over that of `w.add_(a @ b)`, w [50, 784]": (f"{lost_by_addmm(50, 784):.1f}", None),
+        "the same, w [10, 50]": (f"{lost_by_addmm(10, 50):.1f}", None)})
 
 
 if __name__ == "__main__":

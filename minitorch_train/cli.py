@@ -124,7 +124,7 @@ def _chosen(
     names: list[str],  # numbers or names of lessons; empty for all
 ) -> list[Path]:       # the lessons, in their order
     """The lessons that are called by their number, as in `03`, or by their name."""
-    calls = {path: (path.stem, path.stem[:2]) for path in _lessons()}
+    calls = {path: (path.stem, path.stem[:2], str(int(path.stem[:2]))) for path in _lessons()}
     for name in names:
         if not any(name in call for call in calls.values()):
             known = ", ".join(path.stem for path in calls)
@@ -444,6 +444,9 @@ def _train_digits(
     raise typer.Exit(bool(failed))
 
 # %% ../nbs/machinery/command_line.ipynb #0a5ed7b9
+_SURE = 0.65  # the limit that `python benchmarks/sure.py` chooses
+
+
 @app.command("predict")
 def _predict(
     images: Annotated[list[Path], typer.Argument(
@@ -453,8 +456,9 @@ def _predict(
 ) -> None:
     """Say which digit each IMAGE shows, and how probable each of the ten is.
 
-    The pictures may have any size up to 64 million pixels, and dark digits on light paper or light ones on dark. For
-    one that cannot be read there is a sentence instead, and the exit status is 1.
+    The pictures may have any size up to 64 million pixels, and dark digits on light paper or light ones on dark. Where
+    the network is not sure, a sentence says so. For a file that cannot be read there is a sentence instead, and the
+    exit status is 1.
     """
     import minitorch_train as mt
     from minitorch_train.pictures import read_digit
@@ -475,16 +479,21 @@ def _predict(
     width, head, refused = max(len(str(image)) for image in images), True, False
     for image in images:
         try:
-            digit = mt.normalize(read_digit(image), x_train.mean(), x_train.std())
+            digit, alone = read_digit(image)
         except (OSError, ValueError) as error:
             typer.echo(str(error), err=True)
             refused = True
             continue
+        row = mt.softmax(model(mt.normalize(digit[None], x_train.mean(), x_train.std())))[0].tolist()
+        best, sure = row.index(max(row)), alone * max(row)
+        if not sure >= _SURE:
+            guess = f"at best a {best}, with probability {sure:.2f}" if digit.any() else "nothing stands out from its ground"
+            typer.echo(f"{str(image):{width}}  not sure: {guess}")
+            continue
         if head:
             typer.echo(f"{'picture':{width}}  digit" + "".join(f"{number:7}" for number in range(10)))
             head = False
-        row = mt.softmax(model(digit[None]))[0].tolist()
-        typer.echo(f"{str(image):{width}}  {row.index(max(row)):5}" + "".join(f"{p:7.3f}" for p in row))
+        typer.echo(f"{str(image):{width}}  {best:5}" + "".join(f"{p:7.3f}" for p in row))
     raise typer.Exit(refused)
 
 # %% ../nbs/machinery/command_line.ipynb #95156d6b

@@ -10,7 +10,6 @@ import json
 import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from copy import deepcopy
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,15 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 # %% ../nbs/08_fit.ipynb #04d2b07f
 from .checkpoints import describe, load_checkpoint, save_checkpoint, write_whole
-from .checkpoints import find_generators, random_state, set_random_state
+from .checkpoints import find_generators, given_back, random_state, samplers, set_random_state
 from .training import accuracy
-from .watching import TRY_LOWER, Watch, interrupt_noted, length, progress_bar
+from .watching import NONE_COUNTS, TRY_LOWER, Watch, all_finite, check_optimizer
+from .watching import counted, interrupt_noted, length, modes_kept, progress_bar
 
 _all_ = ["load_checkpoint", "save_checkpoint"]  # whoever uses fit finds them beside it
 
 # %% ../nbs/08_fit.ipynb #5dba4b2b
-def _forward(
-    model: nn.Module,     # takes `xb`
-    loss_func: Callable,  # takes what the model gives, and `yb`
-    batch: Any,           # should be a pair `(xb, yb)`
-    place: Any,           # which batch this is: `str(place)` begins a message
-) -> tuple[Tensor, Tensor]:  # what the model gives, and the loss
+def _forward(model: nn.Module, loss_func: Callable, batch: Any, place: Any) -> tuple[Tensor, Tensor]:
     """The outputs and the loss of a batch; an error says which batch it was, and its shapes."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise TypeError(f"{place}: a batch should be a pair (xb, yb), but it is {describe(batch)}")
@@ -43,7 +38,7 @@ def _forward(
     try:
         out = model(xb)
         loss = loss_func(out, yb)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         failed, shapes = "model(xb)", f"xb is {describe(xb)} and yb {describe(yb)}"
         if out is not None:
             failed, shapes = "loss_func(out, yb)", f"{shapes} and out {describe(out)}"
@@ -52,37 +47,45 @@ def _forward(
         raise TypeError(f"loss_func should return a tensor with one number, but it is {describe(loss)}")
     return out, loss
 
+
+def _judge(metric: Callable, out: Any, yb: Any, place: Any) -> float:
+    """What `metric` says of a batch; an error names it and the shapes."""
+    try:
+        return float(metric(out, yb))
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        name, shapes = getattr(metric, "__name__", metric), f"out is {describe(out)} and yb {describe(yb)}"
+        raise ValueError(f"{place}: metric={name} fails, where {shapes}: {error}") from error
+
 # %% ../nbs/08_fit.ipynb #2a5a8b1c
 @torch.no_grad()
-def evaluate(
-    model: nn.Module,     # what to judge; afterwards it is in the mode in which it came
-    loss_func: Callable,  # takes outputs and targets, returns the mean loss of their rows
-    dl: Iterable,         # gives pairs `(xb, yb)`
-    metric: Callable | None = accuracy,  # likewise, for a second figure; None for no second one
-) -> tuple[float, float | None]:  # the loss and the metric, over all rows
-    """The mean loss and the accuracy over all rows of `dl`, in eval mode and without gradients.
+def evaluate(model: nn.Module, loss_func: Callable, dl: Iterable, metric: Callable | None = accuracy,
+             count: Callable | None = None) -> tuple[float, float | None]:
+    """The mean loss and the accuracy over all of `dl`, in eval mode and without gradients.
 
-    A batch counts by its number of rows, `len(yb)`, so how the rows are cut into batches does
-    not matter. Raises `ValueError` when there are no rows or when `metric` refuses a batch, and
-    `RuntimeError` with the shapes of a batch that does not fit the model or the loss.
+    `loss_func` and `metric` take outputs and `yb`, and return means. A batch counts by the
+    numbers in `yb`, which are its rows where each has one target. Where the loss divides by
+    something else (ignored targets, class weights), or `yb` is not a tensor, `count(xb, yb)`
+    has to give that number. It weights a metric of your own too; `accuracy` goes by rows.
+    Raises `ValueError` when nothing counts, when `metric` refuses a batch and, as `TypeError`,
+    when `count` is needed; `RuntimeError` with the shapes of a batch that does not fit.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    loss_sum, metric_sum, rows = 0.0, 0.0, 0
-    try:
+    loss_sum, metric_sum, total, judged = 0.0, 0.0, 0.0, 0.0
+    with modes_kept(model):
+        model.eval()
         for number, batch in enumerate(dl, 1):
-            out, loss = _forward(model, loss_func, batch, f"validation batch {number}")
-            n = len(batch[1])
-            rows += n
-            loss_sum += n * loss.item()
+            place = f"validation batch {number}"
+            out, loss = _forward(model, loss_func, batch, place)
+            n = counted(batch, out, count, place)
+            if n:  # else the loss is 0 divided by 0
+                loss_sum, total = loss_sum + n * loss.item(), total + n
             if metric is not None:
-                metric_sum += n * float(metric(out, batch[1]))
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    if not rows:
-        raise ValueError("dl should give at least one row, but it gave none")
-    return loss_sum / rows, None if metric is None else metric_sum / rows
+                value = _judge(metric, out, batch[1], place)
+                n = len(batch[1]) if metric is accuracy else n
+                if n:
+                    metric_sum, judged = metric_sum + n * value, judged + n
+    if not total or (metric is not None and not judged):
+        raise ValueError("dl should give at least one row that counts, but it gave none")
+    return loss_sum / total, None if metric is None else metric_sum / judged
 
 # %% ../nbs/08_fit.ipynb #12b50b29
 class History:
@@ -133,55 +136,51 @@ class History:
         write_whole(Path(path), text.encode())
 
 # %% ../nbs/08_fit.ipynb #64d6bf5b
-def lr_find(
-    model: nn.Module,      # stays as it is: a copy is trained
-    loss_func: Callable,   # takes outputs and targets, returns one number
-    opt: Optimizer,        # holds the model's parameters; stays as it is
-    train_dl: Iterable,    # gives pairs `(xb, yb)`, several times over if need be
-    low: float = 1e-4,     # the first learning rate, above 0
-    high: float = 10.0,    # the last one
-    steps: int = 100,      # how many there are, at least 2, each the same factor above the last
-) -> tuple[list[float], list[float]]:  # the rates, and the loss at each before its step
-    """The learning rate range test: a step at each of a growing row of learning rates.
+def lr_find(model: nn.Module, loss_func: Callable, opt: Optimizer, train_dl: Iterable, low: float = 1e-4,
+            high: float = 10.0, steps: int = 100) -> tuple[list[float], list[float]]:
+    """The learning rate range test: the rates, and the loss at each before its step.
 
-    It ends early when the loss is over four times the lowest one so far, or not finite; the
-    loss that ended it is left out. Raises `ValueError` when there are no batches, and as
+    The rates go from `low` to `high` in `steps`, each the same factor above the last. The test
+    ends early when the loss is over four times the lowest one so far, or not finite; the loss
+    that ended it is left out. Afterwards model, loss, optimizer and random numbers are as they
+    were. Raises `ValueError` when there are no batches or `opt` is of another model, and as
     `evaluate` does for a batch that does not fit. From Smith, *Cyclical Learning Rates* (2017).
     """
-    model, opt = deepcopy((model, opt))  # together, so that the copies belong together
-    model.train()
-    lrs, losses, lowest = [], [], math.inf
-    batches = chain.from_iterable(repeat(train_dl, steps))
-    for i, batch in zip(range(steps), batches):
-        lr = low * (high / low) ** (i / (steps - 1))
-        for group in opt.param_groups:
-            group["lr"] = lr
-        _, loss = _forward(model, loss_func, batch, f"batch {i + 1}")
-        value = loss.item()
-        lowest = min(lowest, value)
-        if not value - lowest <= 3 * abs(lowest):  # so that nan ends it too
-            break
-        lrs.append(lr)
-        losses.append(value)
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
+    if steps < 2 or not 0 < low < high:
+        raise ValueError(f"steps should be at least 2 and 0 < low < high, but they are {steps}, {low}, {high}")
+    check_optimizer(opt, model, loss_func)
+    modules = [part for part in (model, loss_func) if isinstance(part, nn.Module)]
+    lrs, losses = [], []
+    with given_back(opt, train_dl, *modules):
+        model.training or model.train()
+        batches = chain.from_iterable(repeat(train_dl, steps))
+        for i, batch in zip(range(steps), batches):
+            lr = low * (high / low) ** (i / (steps - 1))
+            _, loss = _forward(model, loss_func, batch, f"batch {i + 1}")
+            value = loss.item()
+            lowest = min([value, *losses])
+            if not value - lowest <= 3 * abs(lowest):  # so that nan ends it too
+                break
+            lrs.append(lr)
+            losses.append(value)
+            for group in opt.param_groups:
+                group["lr"] = lr
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
     if not losses:
         raise ValueError("train_dl should give batches with a finite loss, but it gave none")
     return lrs, losses
 
 # %% ../nbs/08_fit.ipynb #1b632f15
-def one_cycle(
-    opt: Optimizer,        # its learning rates are the highest of the cycle
-    steps: int,            # how many steps there will be: epochs times batches
-    warmup: float = 0.3,   # the share of them in which the rate grows, between 0 and 1
-) -> LambdaLR:             # its `step()` is to be called after each batch
+def one_cycle(opt: Optimizer, steps: int, warmup: float = 0.3) -> LambdaLR:
     """A schedule that takes the learning rate up from a 25th, then down to nearly nothing.
 
-    Both ways follow half a wave of the cosine, as in `torch.optim.lr_scheduler.OneCycleLR`.
-    After the last step the rate stays at its lowest. Raises `ValueError` for `steps` below 1
-    and for a `warmup` that is not between 0 and 1. From Smith and Topin, *Super-Convergence*
-    (2018).
+    The highest rates of the cycle are those that `opt` has at this call. `steps` is epochs
+    times batches, with a `step()` of the schedule after each; `warmup` is the share of them in
+    which the rate grows. Both ways follow half a wave of the cosine, as in torch's
+    `OneCycleLR`; after the last step the rate stays at its lowest. Raises `ValueError` for
+    `steps` below 1 and a `warmup` not between 0 and 1. From Smith and Topin (2018).
     """
     if steps < 1 or not 0 < warmup < 1:
         came = f"but they are {steps} and {warmup}"
@@ -196,6 +195,8 @@ def one_cycle(
             low, share = 1 / 250_000, (steps - 1 - step) / (steps - 1 - top)
         return low + (1 - low) * (1 - math.cos(math.pi * share)) / 2
 
+    for group in opt.param_groups:
+        group.pop("initial_lr", None)  # an earlier schedule's rate; `LambdaLR` would go by it
     return LambdaLR(opt, factor)
 
 # %% ../nbs/08_fit.ipynb #5f973cd3
@@ -253,6 +254,9 @@ class _Run:
 
     def batches(self) -> Iterator:
         """The batches of this epoch that are still to come."""
+        for sampler in samplers(self.train_dl):
+            if hasattr(sampler, "set_epoch"):  # it mixes by this number, as a DistributedSampler does
+                sampler.set_epoch(self.epoch)
         now = random_state(self.generators)
         if not self.batch:
             self.begun = now
@@ -265,19 +269,15 @@ class _Run:
         return batches
 
 # %% ../nbs/08_fit.ipynb #28be49ab
-def _train_epoch(
-    run: _Run,            # knows the model, the optimizer and the batches to come
-    loss_func: Callable,  # takes outputs and targets, returns one number
-    scheduler: LRScheduler | None,  # is stepped after each batch
-    watch: Watch,         # looks on
-) -> None:
+def _train_epoch(run: _Run, loss_func: Callable, scheduler: LRScheduler | None, count: Callable | None,
+                 watch: Watch) -> None:
     """The rest of an epoch: for each batch a loss, a gradient, a step."""
     model, opt, losses = run.model, run.opt, run.history.losses
-    model.train()
     for batch in run.batches():
-        _, loss = _forward(model, loss_func, batch, run)
-        value, n = loss.item(), len(batch[1])
-        watch.check_loss(value, batch[0])
+        out, loss = _forward(model, loss_func, batch, run)
+        value = loss.item()
+        watch.check_loss(value, batch[0], out)
+        n = counted(batch, out, count, run)
         opt.zero_grad()
         loss.backward()
         opt.step()
@@ -294,16 +294,13 @@ def _train_epoch(
 _HEADER = "epoch  train loss  valid loss  valid acc         lr"
 
 
-def _end_epoch(
-    run: _Run,        # at the end of an epoch
-    valid_loss: float,  # what `evaluate` found
-    valid_acc: float | None,  # likewise
-) -> str:             # a line of the table
-    """Put the figures of an epoch into the history, and go on to the next."""
+def _end_epoch(run: _Run, valid_loss: float, valid_acc: float | None) -> str:
+    """Put the figures of an epoch into the history, go on to the next, and return a line of the table."""
     number, lr = len(run.history.epochs) + 1, float(run.opt.param_groups[0]["lr"])
     if not math.isfinite(valid_loss):
         where = f"after epoch {number}, learning rate {lr:g}"
-        raise FloatingPointError(f"the validation loss is {valid_loss} {where}: {TRY_LOWER}")
+        advice = NONE_COUNTS if all_finite(run.model) else TRY_LOWER
+        raise FloatingPointError(f"the validation loss is {valid_loss} {where}: {advice}")
     train_loss = run.loss_sum / run.rows
     run.history.epochs.append({
         "epoch": number, "batches": len(run.history.losses), "lr": lr,
@@ -313,13 +310,8 @@ def _end_epoch(
     return f"{number:>5}  {train_loss:10.4f}  {valid_loss:10.4f}  {acc:>9}  {lr:9.3g}"
 
 # %% ../nbs/08_fit.ipynb #d76288e6
-def _check_options(
-    epochs: int,                    # as in `fit`
-    scheduler: LRScheduler | None,  # as in `fit`
-    interval: str,                  # as in `fit`
-    checkpoint: str | Path | None,  # as in `fit`
-    resume: bool,                   # as in `fit`
-) -> None:
+def _check_options(epochs: int, scheduler: LRScheduler | None, interval: str,
+                   checkpoint: str | Path | None, resume: bool) -> None:
     """Refuse what `fit` would stumble over later."""
     if not isinstance(epochs, int) or epochs < 0:
         raise ValueError(f"epochs should be a whole number of at least 0, but it is {epochs!r}")
@@ -333,36 +325,31 @@ def _check_options(
         raise ValueError("resume=True goes on from a checkpoint, but checkpoint is None")
 
 # %% ../nbs/08_fit.ipynb #17251bc2
-def fit(
-    epochs: int,            # how many there should be in all, also with `resume`
-    model: nn.Module,       # is trained in place
-    loss_func: Callable,    # takes outputs and targets, returns the mean loss of their rows
-    opt: Optimizer,         # holds the model's parameters
-    train_dl: Iterable,     # gives pairs `(xb, yb)`, anew in each epoch
-    valid_dl: Iterable,     # likewise, for validation
-    *,
-    metric: Callable | None = accuracy,   # judged in validation; None where there are no classes
-    scheduler: LRScheduler | None = None,  # changes the learning rate of `opt`
-    scheduler_interval: str = "batch",    # step it after each "batch", or after each "epoch"?
-    history: History | None = None,       # where to put losses and figures
-    checkpoint: str | Path | None = None,  # the file that keeps the run, if it is to be kept
-    resume: bool = False,     # go on from the checkpoint if it is there?
-    save_every: float = 60.0,  # seconds between checkpoints within an epoch
-    verbose: bool = True,     # a line for each epoch, and a bar where somebody may see it?
-) -> tuple[float, float | None]:  # the validation loss and accuracy at the end
-    """Train a model, report each epoch, and go on where it was stopped.
+def fit(epochs: int, model: nn.Module, loss_func: Callable, opt: Optimizer, train_dl: Iterable,
+        valid_dl: Iterable, *, metric: Callable | None = accuracy, count: Callable | None = None,
+        scheduler: LRScheduler | None = None, scheduler_interval: str = "batch",
+        history: History | None = None, checkpoint: str | Path | None = None, resume: bool = False,
+        save_every: float = 60.0, verbose: bool = True) -> tuple[float, float | None]:
+    """Train a model for `epochs` in all, report each, and go on where it was stopped.
 
-    The model is left in eval mode. A checkpoint is written at the start, every `save_every`
-    seconds and after each epoch. A run that was killed ends, with the same call and
-    `resume=True`, with the same bits: the file holds model, optimizer, scheduler, history, the
-    state of torch's, Python's and numpy's random numbers on the CPU, and that of the loaders'
-    generators. Ctrl-C ends the run after the batch, with a checkpoint; pressed twice, at once.
+    The parts are those of `evaluate`, which judges each epoch; what it returns at the end is
+    returned. `scheduler` is stepped after each batch, or each epoch with `scheduler_interval="epoch"`.
+    What comes in train mode keeps the parts of it that are in eval mode, a frozen batchnorm for
+    example; what comes in eval mode is put in train mode. In the end the model is in eval mode.
 
-    Raises `FloatingPointError` for a loss of nan or inf, `RuntimeError` with the shapes of a
-    batch that does not fit, `FileExistsError` for a checkpoint that is there without `resume`,
-    `ValueError` for one that is damaged or of another run, `OSError` when none can be written.
+    A file `checkpoint` is written at the start, every `save_every` seconds and after each epoch.
+    A run that was killed ends, with the same call and `resume=True`, with the same bits: the file
+    holds model, optimizer, scheduler, history, the state of torch's, Python's and numpy's random
+    numbers on the CPU, and that of the loaders' generators. Ctrl-C ends the run after the batch,
+    with a checkpoint; pressed twice, at once.
+
+    Raises `FloatingPointError` for a loss of nan or inf, `ValueError` for an `opt` of another
+    model, `FileExistsError` for a checkpoint that is there without `resume`, `ValueError` for one
+    that is damaged or of another run, `TypeError` for a state that it cannot hold, `OSError` when
+    none can be written, and as `evaluate` does.
     """
     _check_options(epochs, scheduler, scheduler_interval, checkpoint, resume)
+    check_optimizer(opt, model, loss_func)
     parts = {"model": model, "opt": opt, "scheduler": scheduler, "loss_func": loss_func}
     run = _Run(parts, (train_dl, valid_dl), History() if history is None else history)
     watch, figures = Watch(run, checkpoint, save_every, verbose), None
@@ -372,9 +359,10 @@ def fit(
         with progress_bar(run, epochs, verbose) as watch.bar:
             if run.epoch < epochs:
                 watch.say(_HEADER)
+            model.training or model.train()
             while run.epoch < epochs:
-                _train_epoch(run, loss_func, each_batch, watch)
-                figures = evaluate(model, loss_func, valid_dl, metric)
+                _train_epoch(run, loss_func, each_batch, count, watch)
+                figures = evaluate(model, loss_func, valid_dl, metric, count)
                 line = _end_epoch(run, *figures)
                 if scheduler is not None and each_batch is None:
                     plateau = isinstance(scheduler, ReduceLROnPlateau)
@@ -383,4 +371,4 @@ def fit(
                 watch.say(line)
                 watch.stop_if_asked()
     model.eval()
-    return figures or evaluate(model, loss_func, valid_dl, metric)  # none: nothing was left to do
+    return figures or evaluate(model, loss_func, valid_dl, metric, count)  # none: nothing was left to do

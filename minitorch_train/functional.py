@@ -10,77 +10,66 @@ import torch
 from torch import Tensor
 
 # %% ../nbs/03_log_softmax.ipynb #04a5b806
-def _widened(
-    x: Tensor,  # numbers of any type
-) -> Tensor:    # the same in float32, or as they came when they are float32 or float64
+def _widened(x: Tensor) -> Tensor:
     """`x` with at least 32 bits a number, so that a result is rounded to 16 bits only once."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def logsumexp(
-    x: Tensor,                          # scores, any shape
-    dim: int | tuple[int, ...] = -1,    # the dimension or dimensions to reduce
-    keepdim: bool = False,              # keep them with size 1?
-) -> Tensor:                            # `log(sum(exp(x)))` along `dim`
-    """The log of summed exponentials, shifted by the maximum so that a finite answer never overflows.
+def logsumexp(x: Tensor, dim: int | tuple[int, ...] = -1, keepdim: bool = False) -> Tensor:
+    """`log(sum(exp(x)))` along `dim`, shifted by the maximum so that a finite answer never overflows.
 
-    Rows of only `-inf` give `-inf`; a row with `inf` gives `inf`; `nan` stays `nan`. An empty
-    row gives `-inf`. Integers give float32. All as in `torch.logsumexp`.
+    Rows of only `-inf`, and empty ones, give `-inf`; a row with `inf` gives `inf`; `nan` stays
+    `nan`. Integers give PyTorch's default dtype. All as in `torch.logsumexp`.
     """
+    if not (x.is_floating_point() or x.is_complex()):
+        x = x.to(torch.get_default_dtype())
     wide = _widened(x)
-    m = wide.detach().amax(dim, keepdim=True) if x.numel() else wide.new_zeros(())
+    real = wide.detach().real  # of complex numbers, it is the real parts that may overflow
+    m = real.amax(dim, keepdim=True) if x.numel() else real.new_zeros(())
     m = m.masked_fill(m.isinf(), 0)  # an infinite maximum would make inf - inf
     total = (wide - m).exp().sum(dim, keepdim=True).log() + m
-    total = total if keepdim else total.squeeze(dim)
-    return total.to(x.dtype) if x.is_floating_point() else total
+    return (total if keepdim else total.squeeze(dim)).to(x.dtype)
 
 # %% ../nbs/03_log_softmax.ipynb #e8edf3cc
-def _shifted(
-    x: Tensor,  # scores, any shape, a floating-point type
-    dim: int,   # the dimension of the classes
-) -> Tensor:    # the same shape, largest value 0 along `dim`, in float32 or float64
+def _shifted(x: Tensor, dim: int) -> Tensor:
     """`x` minus its maximum along `dim`. The shift cancels in a softmax, so it carries no gradient."""
     if not x.is_floating_point():
         raise TypeError(f"x should hold floating-point numbers, but its dtype is {x.dtype}")
     wide = _widened(x)
     return wide - wide.detach().amax(dim, keepdim=True) if x.numel() else wide
 
+
+def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Under autocast, 16-bit numbers in 32 bits, as PyTorch's losses take them there."""
+    first = tensors[0]
+    if first.is_meta or not torch.is_autocast_enabled(first.device.type):
+        return tensors
+    return tuple(x if x is None else _widened(x) for x in tensors)
+
 # %% ../nbs/03_log_softmax.ipynb #5b9bd848
-def softmax(
-    x: Tensor,                         # scores, any shape
-    dim: int = -1,                     # the dimension of the classes
-    dtype: torch.dtype | None = None,  # convert `x` to this type first
-) -> Tensor:                           # probabilities, the shape of `x`, adding up to 1 along `dim`
+def softmax(x: Tensor, dim: int = -1, dtype: torch.dtype | None = None) -> Tensor:
     """Probabilities from scores: `exp(x)` over its sum along `dim`, shifted so that it never overflows.
 
-    Raises `TypeError` for integers. A row of only `-inf`, or with `inf`, gives `nan`, as in
-    `torch.nn.functional.softmax`.
+    `x` is converted to `dtype` first, if there is one. Raises `TypeError` for integers. A row of
+    only `-inf`, or with `inf`, gives `nan`, as in `torch.nn.functional.softmax`.
     """
-    x = x if dtype is None else x.to(dtype)
+    [x] = [x.to(dtype)] if dtype else [x] if x.is_cpu else _autocast(x)
     powers = _shifted(x, dim).exp()
     return (powers / powers.sum(dim, keepdim=True)).to(x.dtype)
 
 
-def log_softmax(
-    x: Tensor,                         # scores, any shape
-    dim: int = -1,                     # the dimension of the classes
-    dtype: torch.dtype | None = None,  # convert `x` to this type first
-) -> Tensor:                           # log-probabilities, the shape of `x`
+def log_softmax(x: Tensor, dim: int = -1, dtype: torch.dtype | None = None) -> Tensor:
     """The log of `softmax`, without ever forming it: `z - log(sum(exp(z)))` for `z = x - max(x)`.
 
-    Raises `TypeError` for integers. A row of only `-inf`, or with `inf`, gives `nan`, as in
-    `torch.nn.functional.log_softmax`.
+    `x` is converted to `dtype` first, if there is one. Raises `TypeError` for integers. A row of
+    only `-inf`, or with `inf`, gives `nan`, as in `torch.nn.functional.log_softmax`.
     """
-    x = x if dtype is None else x.to(dtype)
+    [x] = [x.to(dtype)] if dtype else [x] if x.is_cpu else _autocast(x)
     z = _shifted(x, dim)
     return (z - z.exp().sum(dim, keepdim=True).log()).to(x.dtype)
 
 # %% ../nbs/04_cross_entropy.ipynb #e61a5441
-def _pick(
-    values: Tensor,  # one entry for each class along `dim`
-    index: Tensor,   # a class for each place, the shape of `values` but with size 1 along `dim`
-    dim: int,        # the dimension of the classes
-) -> Tensor:         # the picked entries, the shape of `index`
+def _pick(values: Tensor, index: Tensor, dim: int) -> Tensor:
     """The entry of each place's class; `IndexError` names a class that is not there, and its position."""
     try:
         return values.gather(dim, index)
@@ -95,10 +84,7 @@ def _pick(
         raise IndexError(f"target has {wrong}, but input has {classes} classes") from error
 
 # %% ../nbs/04_cross_entropy.ipynb #ddcf7117
-def mse(
-    output: Tensor,  # predictions, the shape of `targ`, or one more dimension of size 1 at the end
-    targ: Tensor,    # what they should have been
-) -> Tensor:         # one number
+def mse(output: Tensor, targ: Tensor) -> Tensor:
     """The mean of the squared differences, for equal shapes once `output`'s last dimension is squeezed.
 
     Raises `ValueError` for any other pair of shapes, where broadcasting would give a wrong
@@ -108,16 +94,16 @@ def mse(
     if squeezed.shape != targ.shape:
         shapes = f"output has shape {list(output.shape)} and targ {list(targ.shape)}"
         raise ValueError(f"{shapes}, but they should be the same")
+    squeezed, targ = _autocast(squeezed, targ)
     return (squeezed - targ).pow(2).mean()
 
 # %% ../nbs/04_cross_entropy.ipynb #5aed211c
 def _check_loss(
-    input: Tensor,           # scores or log-probabilities
-    target: Tensor,          # class indices, or probabilities
-    weight: Tensor | None,   # a weight for each class
-    reduction: str,          # "mean", "sum" or "none"
-) -> int:                    # the dimension of the classes
-    """Check what `nll` and `cross_entropy` share; classes are in dimension 1, or 0 of a single row."""
+    input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, label_smoothing: float = 0.0
+) -> int:
+    """Check what the losses share; the dimension of the classes, 1, or 0 of a single row."""
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing should be between 0 and 1, but it is {label_smoothing}")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction should be "mean", "sum" or "none", but it is {reduction!r}')
     if not input.dim() or not input.is_floating_point():
@@ -138,129 +124,82 @@ def _check_loss(
     return dim
 
 # %% ../nbs/04_cross_entropy.ipynb #9447a81b
-def _pick_counted(
-    values: Tensor,     # one entry for each class along `dim`
-    index: Tensor,      # a class for each place, with size 1 along `dim`
-    ignore_index: int,  # the class that does not count
-    dim: int,           # the dimension of the classes
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The entry of each place's class, `index` with any ignored class made 0, and where; None for nowhere."""
-    refuses = values.is_cpu and not torch.compiler.is_compiling()
-    if refuses and not 0 <= ignore_index < values.shape[dim]:
-        try:
-            return values.gather(dim, index), index, None
-        except RuntimeError:  # a class is ignored, or is not there
-            pass
+def _pick_counted(values: Tensor, target: Tensor, ignore_index: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The entry of each target's class, its index, and where it is ignored, with size 1 along `dim`."""
+    index = target.long().unsqueeze(dim)
     ignored = index == ignore_index
     index = index.masked_fill(ignored, 0)  # any class will do where nothing counts
     return _pick(values, index, dim), index, ignored
 
 
-def _reduce(
-    loss: Tensor,             # a loss for each place, already weighted, with size 1 along `dim`
-    ignored: Tensor | None,   # True where the target does not count, the same shape; None for nowhere
-    weights: Tensor | None,   # the weight of each place, if there are weights
-    reduction: str,           # "mean", "sum" or "none"
-    dim: int,                 # the dimension of the classes
-) -> Tensor:                  # one number, or the losses with 0 in the ignored places
-    """Reduce the losses that count; a mean over nothing is `nan`."""
-    if ignored is not None:
-        loss = loss.masked_fill(ignored, 0)
-        weights = (~ignored).to(loss) if weights is None else weights.masked_fill(ignored, 0)
-    if reduction == "none":
-        return loss.squeeze(dim)
-    if reduction == "sum":
-        return loss.sum()
-    return loss.mean() if weights is None else loss.sum() / weights.sum()
+def _reduce(loss: Tensor, weights: Tensor | None, ignored: Tensor, reduction: str, dim: int) -> Tensor:
+    """Reduce the losses that count, weighted already, with size 1 along `dim`; a mean over nothing is `nan`."""
+    loss = loss.masked_fill(ignored, 0)
+    if reduction != "mean":
+        return loss.sum() if reduction == "sum" else loss.squeeze(dim)
+    counted = ~ignored if weights is None else weights.masked_fill(ignored, 0)
+    return loss.sum() / counted.sum()
 
 # %% ../nbs/04_cross_entropy.ipynb #28615308
 def nll(
-    input: Tensor,                  # log-probabilities, `[C]`, `[N, C]` or `[N, C, d1, ...]`
-    target: Tensor,                 # class indices, `[]`, `[N]` or `[N, d1, ...]`
-    weight: Tensor | None = None,   # a weight for each class, `[C]`
-    ignore_index: int = -100,       # targets with this value do not count
-    reduction: str = "mean",        # "mean" over the weights that count, "sum", or "none"
-) -> Tensor:                        # one number, or the shape of `target` for "none"
+    input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
     """The negative log-likelihood of the right classes, as `torch.nn.functional.nll_loss`.
 
-    Raises `IndexError` for a class outside the input's, with its position; `ValueError` or
-    `TypeError` for shapes, dtypes or a reduction that do not fit. With nothing to average,
-    "mean" is `nan` and "sum" is 0.
+    `input` holds log-probabilities; the rest is as for `cross_entropy`, without probabilities.
     """
+    input, weight = _autocast(input, weight)
     dim = _check_loss(input, target, weight, reduction)
     if target.is_floating_point():
         raise TypeError(f"target should hold classes in int64 or uint8, but its dtype is {target.dtype}")
-    index = target.long().unsqueeze(dim)
-    picked, index, ignored = _pick_counted(input, index, ignore_index, dim)
+    picked, index, ignored = _pick_counted(input, target, ignore_index, dim)
     loss = -_widened(picked)
     weights = None if weight is None else _widened(weight)[index]
     loss = loss if weights is None else loss * weights
-    return _reduce(loss, ignored, weights, reduction, dim).to(input.dtype)
+    return _reduce(loss, weights, ignored, reduction, dim).to(input.dtype)
 
 # %% ../nbs/04_cross_entropy.ipynb #11ed88cc
-def _expected_loss(
-    logp: Tensor,            # log-probabilities
-    share: Tensor | float,   # the share of each class in the target, one number or the shape of `logp`
-    weight: Tensor | None,   # a weight for each class
-    dim: int,                # the dimension of the classes
-) -> Tensor:                 # a loss for each place, with size 1 along `dim`
-    """Minus the sum over the classes of share times weight times log-probability."""
+def _expected_loss(logp: Tensor, share: Tensor | float, weight: Tensor | None, dim: int) -> Tensor:
+    """Minus the sum over the classes of share times weight times log-probability, with size 1 along `dim`."""
     if weight is not None:
         share = share * _widened(weight).reshape(-1, *[1] * (logp.dim() - dim - 1))
     return -(share * logp).sum(dim, keepdim=True)
 
 # %% ../nbs/04_cross_entropy.ipynb #c376df17
 def _cross_entropy_soft(
-    input: Tensor,           # logits
-    target: Tensor,          # probabilities, the same shape
-    weight: Tensor | None,   # a weight for each class
-    ignore_index: int,       # has to be left alone: there is no index to ignore
-    reduction: str,          # "mean", "sum" or "none"
-    label_smoothing: float,  # the share spread evenly
-    dim: int,                # the dimension of the classes
-) -> Tensor:                 # one number, or a loss for each place
+    input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, label_smoothing: float, dim: int
+) -> Tensor:
     """`cross_entropy` for targets that are probabilities; "mean" divides by the number of rows."""
-    if ignore_index >= 0:
-        why = "is for class indices, but target holds probabilities"
-        raise ValueError(f"ignore_index {why}, and it is {ignore_index}")
+    input, target = _autocast(input, target)
     share = _widened(target) * (1 - label_smoothing) + label_smoothing / input.shape[dim]
-    loss = _expected_loss(log_softmax(_widened(input), dim), share, weight, dim)
-    dtype = torch.promote_types(input.dtype, target.dtype)
-    return _reduce(loss, None, None, reduction, dim).to(dtype)
+    loss = _expected_loss(log_softmax(_widened(input), dim), share, weight, dim).squeeze(dim)
+    loss = loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
+    return loss.to(torch.promote_types(input.dtype, target.dtype))
 
 # %% ../nbs/04_cross_entropy.ipynb #5f670e94
 def cross_entropy(
-    input: Tensor,                  # logits, `[C]`, `[N, C]` or `[N, C, d1, ...]`
-    target: Tensor,                 # class indices, `[]`, `[N]` or `[N, d1, ...]`, or probabilities
-    weight: Tensor | None = None,   # a weight for each class, `[C]`
-    ignore_index: int = -100,       # class indices with this value do not count
-    reduction: str = "mean",        # "mean", "sum", or "none"
-    label_smoothing: float = 0.0,   # the share of each target spread over all classes, 0 to 1
-) -> Tensor:                        # one number, or the shape of the class indices for "none"
+    input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100,
+    reduction: str = "mean", label_smoothing: float = 0.0,
+) -> Tensor:
     """Cross-entropy from logits, `nll` of `log_softmax` in one step, as `torch.nn.functional.cross_entropy`.
 
-    `input` has shape `[C]`, `[N, C]` or `[N, C, d1, ...]` for C classes. `target` holds class
-    indices in int64 or uint8, its shape that of `input` without the classes, or probabilities,
-    its shape that of `input`. `weight` has shape `[C]`; class indices equal to `ignore_index`
-    do not count; `label_smoothing` spreads that share of each target over all classes;
-    `reduction` is "mean", "sum" or "none".
-
-    Computed as `log(sum(exp(z))) - z[target]` for `z = input - max(input)`, so it never
-    overflows. "mean" divides by the weights of the targets that count (by the number of rows
-    when `target` holds probabilities).
-
-    Raises `IndexError` for a class outside the input's, with its position; `ValueError` or
-    `TypeError` for shapes, dtypes or options that do not fit. With nothing to average, "mean"
-    is `nan` and "sum" is 0.
+    `input` has shape `[C]`, `[N, C]` or `[N, C, d1, ...]` for C classes. `target` holds classes
+    in int64 or uint8, its shape that of `input` without the classes, or probabilities, its shape
+    that of `input`. `weight`, `[C]`, weighs the classes; targets of `ignore_index` do not count;
+    `label_smoothing` spreads that share of each target over all classes; `reduction` is "sum",
+    "none", or "mean", over the weights that count (rows, for probabilities), `nan` over nothing.
+    Raises `IndexError` for a class that is not there, with its position, `ValueError` or
+    `TypeError` for shapes, dtypes or options that do not fit.
     """
-    dim = _check_loss(input, target, weight, reduction)
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing should be between 0 and 1, but it is {label_smoothing}")
+    input, weight = _autocast(input, weight)
+    dim = _check_loss(input, target, weight, reduction, label_smoothing)
     if target.is_floating_point():
-        return _cross_entropy_soft(input, target, weight, ignore_index, reduction, label_smoothing, dim)
-    index = target.long().unsqueeze(dim)
+        if ignore_index >= 0:
+            why = "is for class indices, but target holds probabilities"
+            raise ValueError(f"ignore_index {why}, and it is {ignore_index}")
+        return _cross_entropy_soft(input, target, weight, reduction, label_smoothing, dim)
     z = _shifted(input, dim)
-    picked, index, ignored = _pick_counted(z, index, ignore_index, dim)
+    picked, index, ignored = _pick_counted(z, target, ignore_index, dim)
     total = z.exp().sum(dim, keepdim=True).log()
     loss = total - picked
     weights = None if weight is None else _widened(weight)[index]
@@ -268,4 +207,4 @@ def cross_entropy(
     if label_smoothing:
         even = _expected_loss(z - total, 1 / z.shape[dim], weight, dim)
         loss = (1 - label_smoothing) * loss + label_smoothing * even
-    return _reduce(loss, ignored, weights, reduction, dim).to(input.dtype)
+    return _reduce(loss, weights, ignored, reduction, dim).to(input.dtype)

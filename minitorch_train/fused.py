@@ -6,309 +6,257 @@
 __all__ = ['fused_cross_entropy', 'linear_cross_entropy']
 
 # %% ../nbs/09_fused_losses.ipynb #23c1ef97
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.autograd import Function
+import torch.nn.functional as torch_F
+from torch import Tensor, nn
+from torch.autograd import Function, forward_ad
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from .functional import _check_loss, _pick, _widened
+from .functional import _autocast, _check_loss, _pick_counted, _widened, cross_entropy
 
 # %% ../nbs/09_fused_losses.ipynb #a5b0df4a
-def _softmax_into(
-    logits: Tensor,   # scores, `[n, C]`
-    top: Tensor,      # the largest of each row, `[n, 1]`
-    out: Tensor,      # where the result goes, `[n, C]`; may be `logits` itself
-) -> tuple[Tensor, Tensor | float]:  # sum of `exp(logits - top)`; what still divides `out`
-    """The exponentials of each row in `out`, divided by their sum where the kernel does it."""
+def _softmax_into(logits: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
+    """Softmax of each row into `out`, short of a division by the third result; the row's top; its sum."""
+    top = logits.amax(1, keepdim=True)
     if logits.shape[1] < 32:  # on some processors the kernel takes far longer on short rows
-        torch.sub(logits, top, out=out).exp_()
-        total = out.sum(1, keepdim=True)
-        return total, total
+        total = torch.sub(logits, top, out=out).exp_().sum(1, keepdim=True)
+        return top, total, total
     torch.softmax(logits, 1, out=out)
-    return 1 / out.amax(1, keepdim=True), 1.0  # the largest probability is exp(0) / total
-
-
-def _quick_nll(
-    logits: Tensor,      # scores, `[n, C]`
-    index: Tensor,       # the right class, `[n, 1]`
-    out: Tensor,         # where the probabilities go, `[n, C]`
-) -> Tensor | None:      # minus the log-probability of the right class, `[n, 1]`
-    """The loss read off the probabilities; None on short rows, in place, and near underflow."""
-    if logits.shape[1] < 32 or out.data_ptr() == logits.data_ptr():
-        return None
-    picked = torch.softmax(logits, 1, out=out).gather(1, index)
-    return -picked.log() if picked.amin().item() > 1e-30 else None
+    return top, 1 / out.amax(1, keepdim=True), 1.0  # the largest probability is exp(0) / total
 
 # %% ../nbs/09_fused_losses.ipynb #a2104f90
 class _Shares(NamedTuple):
-    """How much of the loss each target asks for; all but `zero` have a row for each target."""
+    """How much each target asks for: columns `[n, 1]`, with shares of 0 where the target is ignored."""
 
-    index: Tensor            # the right class, `[n, 1]`, 0 where the target is ignored
-    right: Tensor            # the share of the right class, `[n, 1]`
-    even: Tensor | None      # with label smoothing, the share of each class, `[n, 1]`
-    ignored: Tensor | None   # True where the target is ignored, `[n, 1]`, or None when all count
-    zero: Tensor             # 0, or `nan` when there is nothing to average
+    index: Tensor        # the right class
+    ignored: Tensor      # True where the target is ignored
+    right: Tensor        # the share of the right class
+    even: Tensor | None  # with label smoothing, the share of each class
 
     def cut(self, at: slice) -> "_Shares":
         """The shares of some of the rows."""
-        by_row = self.index, self.right, self.even, self.ignored
-        return _Shares(*[x if x is None else x[at] for x in by_row], self.zero)
+        return _Shares(*[x if x is None else x[at] for x in tuple(self)])
+
+    def times(self, factor: Tensor | float) -> "_Shares":
+        """The shares times one number, or one for each row."""
+        index, ignored, *shares = self
+        shares = [x if x is None else (x * factor).masked_fill_(ignored, 0) for x in shares]
+        return _Shares(index, ignored, *shares)
 
 
 def _make_shares(
-    scores: Tensor,          # the logits, or what has their shape and dtype
-    target: Tensor,          # class indices
-    weight: Tensor | None,   # a weight for each class
-    ignore_index: int,       # targets with this value do not count
-    reduction: str,          # "mean" divides by the weights that count
-    label_smoothing: float,  # the share spread evenly over the classes
-) -> _Shares:                # the shares, in 32 bits or more
-    """What each target asks for; `IndexError` names a class that is not there."""
+    scores: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
+) -> tuple[_Shares, Tensor]:
+    """The shares for scores of this shape and dtype, before the division for a mean; the divisor."""
     dim = min(scores.dim() - 1, 1)
-    index = target.long().unsqueeze(dim)
-    ignored = index == ignore_index
-    some = bool(ignored.any())
-    index = index.masked_fill(ignored, 0) if some else index
-    _pick(scores, index, dim)
-    index, ignored = index.reshape(-1, 1), ignored.reshape(-1, 1) if some else None
-    dtype = torch.promote_types(scores.dtype, torch.float32)
-    counted = torch.ones(index.shape, dtype=dtype, device=index.device)
-    weights = counted if weight is None else _widened(weight)[index]
-    count = (weights.masked_fill(ignored, 0) if some else weights).sum()
-    count = count if reduction == "mean" else torch.ones_like(count)
-    right, even = weights * ((1 - label_smoothing) / count), None
+    _, index, ignored = _pick_counted(scores.detach(), target, ignore_index, dim)
+    index, ignored = index.reshape(-1, 1), ignored.reshape(-1, 1)
+    counted = (~ignored).to(torch.promote_types(scores.dtype, torch.float32))
+    weights = counted if weight is None else _widened(weight)[index].masked_fill_(ignored, 0)
+    right, even = weights, None
     if label_smoothing:
-        even = counted * (label_smoothing / scores.shape[dim] / count)
-    if some:
-        right, even = (x if x is None else x.masked_fill(ignored, 0) for x in (right, even))
-    return _Shares(index, right, even, ignored, 0 / count)
+        right = weights * (1 - label_smoothing)
+        even = counted * (label_smoothing / scores.shape[dim])
+    return _Shares(index, ignored, right, even), weights.sum()
+
+
+def _slopes(shares: _Shares, count: Tensor, reduction: str, g: Tensor | float) -> _Shares:
+    """The shares as they count in the gradient, where `g` is the slope from above."""
+    if reduction == "none":
+        return shares.times(g[:, None])
+    return shares.times(g / count if reduction == "mean" else g)
 
 # %% ../nbs/09_fused_losses.ipynb #b4ae4f17
 def _loss_and_gradient(
-    logits: Tensor,          # scores in 32 bits or more, `[n, C]`
-    shares: _Shares,         # what each row's target asks for
-    weight: Tensor | None,   # a weight for each class
-    out: Tensor,             # `[n, C]`, written to; may be `logits` itself
-    wanted: bool,            # is a gradient wanted?
-) -> Tensor:                 # the loss of each row, `[n, 1]`
-    """The loss of each row; where one is wanted, its gradient by the logits is left in `out`."""
-    index, right, even, ignored, _ = shares
-    nll, left = None if even is not None else _quick_nll(logits, index, out), 1.0
-    if nll is None:
-        top = logits.amax(1, keepdim=True)
-        picked = logits.gather(1, index) - top
-        if even is not None:
-            weight = torch.ones_like(logits[0]) if weight is None else _widened(weight)
-            spread, every = (logits - top) @ weight[:, None], even * weight.sum()
-        total, left = _softmax_into(logits, top, out)
-        nll = total.log() - picked
-    loss, slope = right * nll, right
+    logits: Tensor, out: Tensor, weight: Tensor | None, shares: _Shares, slopes: _Shares | None
+) -> Tensor:
+    """The losses `[n, 1]` of rows in 32 bits or more; with `slopes`, `out` then holds their gradient.
+
+    `out` is written to in any case. It may be `logits` itself.
+    """
+    index, ignored, right, even = shares
+    picked = logits.gather(1, index)
     if even is not None:
-        loss, slope = loss + every * total.log() - even * spread, right + every
-    if wanted:
-        out.mul_(slope / left).scatter_add_(1, index, -right)
+        w = torch.ones_like(logits[0]) if weight is None else _widened(weight)
+        spread = ((logits - logits.amax(1, keepdim=True)) * w).sum(1, keepdim=True)
+    top, total, left = _softmax_into(logits, out)
+    log_total = total.log()
+    loss = right * (log_total - (picked - top))
+    if even is not None:
+        loss += even * (w.sum() * log_total - spread)
+    if slopes is not None:
+        pull = slopes.right if even is None else slopes.right + slopes.even * w.sum()
+        out.mul_(pull / left).scatter_add_(1, index, -slopes.right)
         if even is not None:
-            out.addcmul_(even, weight, value=-1)
-    return loss if ignored is None else loss.masked_fill_(ignored, 0)
+            out.addcmul_(slopes.even, w, value=-1)
+    return loss.masked_fill_(ignored, 0)
 
 # %% ../nbs/09_fused_losses.ipynb #936bd1a2
-def _refuse_second_derivative() -> None:
-    """Raise where `backward` runs for `create_graph=True`: what it returns is not recorded."""
-    if torch.is_grad_enabled():
-        way = "use cross_entropy for create_graph=True"
-        raise RuntimeError(f"a fused loss has no second derivative: {way}")
+def _unwatched(*tensors: Tensor | None) -> bool:
+    """Are these plain tensors, whose operations no compiler, trace or transform follows?"""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or get_proxy_mode() is not None:
+        return False
+    transforms = torch._C._functorch  # it alone can tell what vmap, grad and their like have wrapped
+    return not any(
+        type(x) not in (Tensor, nn.Parameter) or x.is_meta
+        or transforms.is_functorch_wrapped_tensor(x) or transforms.is_legacy_batchedtensor(x)
+        or forward_ad.unpack_dual(x).tangent is not None
+        for x in tensors if x is not None)
 
 
-class _Ready(Function):
-    """A loss whose gradients were made along with it, and are handed out once."""
+def _differentiate(loss: Callable, inputs: tuple, wanted: tuple[bool, ...], g: Tensor) -> list[Tensor | None]:
+    """The gradients by autograd, which can follow every step of a loss written to be read."""
+    asked = [x for x, want in zip(inputs, wanted) if want]
+    with torch.enable_grad():
+        made = iter(torch.autograd.grad(loss(*inputs), asked, g, create_graph=True))
+    return [next(made) if want else None for want in wanted]
+
+
+class _Loss(Function):
+    """A loss whose gradients are made along with it for the first `backward`; any other makes its own."""
 
     @staticmethod
-    def forward(ctx, loss: Tensor, grads: list[Tensor], *inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(*grads)
-        ctx.spent = False
-        return loss.view_as(loss)
+    def forward(ctx, compute: Callable, readable: Callable, early: bool, inplace: bool, *inputs: Tensor) -> Tensor:
+        ctx.compute, ctx.readable, ctx.inplace, ctx.spent = compute, readable, inplace, False
+        ctx.wanted = ctx.needs_input_grad[4:]
+        loss, ctx.grads = compute(inputs, ctx.wanted, 1.0 if early and any(ctx.wanted) else None)
+        ctx.grads = ctx.grads if early else None
+        ctx.save_for_backward(*inputs)
+        return loss
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple:
-        _refuse_second_derivative()
-        if ctx.spent:
-            way = "compute the loss again"
-            raise RuntimeError(f"the gradient of a fused loss is handed out once: {way}")
-        ctx.spent = True
-        if g.dim() or g.item() != 1:
-            return None, None, *[grad.mul_(g) for grad in ctx.saved_tensors]
-        return None, None, *ctx.saved_tensors
+        again = torch.is_grad_enabled() or not _unwatched(g)  # for a derivative of it, or for many at once
+        if ctx.inplace and (again or ctx.spent):
+            raise RuntimeError("with inplace=True a loss has one backward, and none with "
+                               "create_graph=True: its logits are gone")
+        inputs, grads, ctx.grads, ctx.spent = ctx.saved_tensors, ctx.grads, None, True
+        if again:
+            grads = _differentiate(ctx.readable, inputs, ctx.wanted, g)
+        elif grads is None:
+            _, grads = ctx.compute(inputs, ctx.wanted, g)
+        elif not g.is_cpu or g.item() != 1:  # to ask a graphics card would cost more than to multiply
+            grads = [grad if grad is None else grad.mul_(g) for grad in grads]
+        return None, None, None, None, *grads
 
 # %% ../nbs/09_fused_losses.ipynb #08982bde
 def _logits_loss(
-    logits: Tensor,          # scores, `[n, C]`
-    shares: _Shares,         # what each row's target asks for
-    weight: Tensor | None,   # a weight for each class
-    grad: Tensor | None,     # where the gradient goes, if one is wanted; may be `logits` itself
-) -> Tensor:                 # the loss of each row, `[n, 1]`
-    """The loss of each row, chunk by chunk, so that every pass over a chunk finds it in cache."""
-    rows = max(1, 2**20 // max(1, logits.shape[1]))
-    losses = []
+    logits: Tensor, weight: Tensor | None, shares: _Shares, slopes: _Shares | None, inplace: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The loss of each row and, with `slopes`, the gradient: in chunks, so that every pass finds its chunk in cache."""
+    grad = None if slopes is None else logits.detach() if inplace else torch.empty_like(logits)
+    rows, losses = max(1, 2**20 // max(1, logits.shape[1])), torch.empty_like(shares.right)
     for start in range(0, len(logits), rows):
         at = slice(start, start + rows)
         part = _widened(logits[at])
         direct = grad is not None and part.dtype == grad.dtype
         out = grad[at] if direct else torch.empty_like(part)
-        losses.append(_loss_and_gradient(part, shares.cut(at), weight, out, grad is not None))
+        cut = slopes if slopes is None else slopes.cut(at)
+        losses[at] = _loss_and_gradient(part, out, weight, shares.cut(at), cut)
         if grad is not None and not direct:
             grad[at] = out
-    return torch.cat(losses) if losses else shares.right
+    return losses, grad
 
 
-def _finish(
-    losses: Tensor,      # the loss of each row, `[n, 1]`
-    shares: _Shares,     # the shares it was made with
-    reduction: str,      # "mean", "sum" or "none"
-) -> Tensor:             # one number, or the losses
-    """The losses reduced; the division for a mean is in the shares already."""
-    return losses if reduction == "none" else losses.sum() + shares.zero
+def _reduced(losses: Tensor, count: Tensor, reduction: str) -> Tensor:
+    """One number, or the losses as they are; a mean over nothing is `nan`."""
+    if reduction == "none":
+        return losses.squeeze(1)
+    return losses.sum() / count if reduction == "mean" else losses.sum()
 
 
-def _check_fused(
-    target: Tensor,          # class indices
-    weight: Tensor | None,   # a weight for each class
-    label_smoothing: float,  # the share spread evenly over the classes
-) -> None:
-    """Refuse what the fused losses leave to `cross_entropy`."""
-    if target.is_floating_point():
-        wanted = "classes in int64 or uint8 (cross_entropy takes probabilities)"
-        raise TypeError(f"target should hold {wanted}, but its dtype is {target.dtype}")
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing should be between 0 and 1, but it is {label_smoothing}")
-    if weight is not None and weight.requires_grad and torch.is_grad_enabled():
-        raise ValueError("weight should not require a gradient here: cross_entropy gives one")
+_FEW = 2**17  # numbers: below, the calls of Python cost more than they save
 
 
-def _few_numbers_loss(
-    input: Tensor,           # logits
-    target: Tensor,          # class indices
-    weight: Tensor | None,   # a weight for each class
-    ignore_index: int,       # targets with this value do not count
-    reduction: str,          # "mean", "sum" or "none"
-    label_smoothing: float,  # the share spread evenly over the classes
-) -> Tensor | None:          # one number, or None for what is not small and plain
-    """A plain loss over a few numbers, where calls are what costs, in as few as there can be."""
-    if weight is not None or label_smoothing or ignore_index >= 0:
-        return None
-    rows = target.numel()
-    if not 0 < input.numel() <= 4096 or input.dim() != 2 or len(input) != rows:
-        return None
-    if reduction not in ("mean", "sum"):
-        return None
-    if input.dtype not in (torch.float32, torch.float64) or target.dtype != torch.int64:
-        return None
-    try:  # gather refuses every class that is not there, so an ignored one as well
-        picked = torch.log_softmax(input, 1).gather(1, target.unsqueeze(1))
-    except (RuntimeError, IndexError):
-        return None
-    return picked.sum() * (-1 / rows if reduction == "mean" else -1)
+def _few_numbers_loss(input: Tensor, target: Tensor, weight: Tensor | None, *options: int | str | float) -> Tensor:
+    """PyTorch's own loss, which has no equal where there is little to compute. The words of an error are ours."""
+    ignore_index, reduction, label_smoothing = options
+    try:
+        return torch_F.cross_entropy(input, target, weight, ignore_index=ignore_index, reduction=reduction,
+                                     label_smoothing=label_smoothing)
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        cross_entropy(input, target, weight, *options)  # says what does not fit
+        raise
 
 # %% ../nbs/09_fused_losses.ipynb #d1903a45
 def fused_cross_entropy(
-    input: Tensor,                  # logits, `[C]`, `[N, C]` or `[N, C, d1, ...]`
-    target: Tensor,                 # class indices, `[]`, `[N]` or `[N, d1, ...]`
-    weight: Tensor | None = None,   # a weight for each class, `[C]`
-    ignore_index: int = -100,       # targets with this value do not count
-    reduction: str = "mean",        # "mean", "sum", or "none"
-    label_smoothing: float = 0.0,   # the share of each target spread over all classes, 0 to 1
-    inplace: bool = False,          # may the gradient overwrite `input`?
-) -> Tensor:                        # one number, or the shape of `target` for "none"
-    """`cross_entropy` for class indices, with the gradient made in the forward pass, in one buffer.
+    input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100,
+    reduction: str = "mean", label_smoothing: float = 0.0, inplace: bool = False,
+) -> Tensor:
+    """`cross_entropy`, with the gradient by large logits made along with the loss, in one buffer.
 
-    `input` has shape `[C]`, `[N, C]` or `[N, C, d1, ...]` for C classes, `target` its shape
-    without the classes, in int64 or uint8. `weight`, `ignore_index`, `reduction` and
-    `label_smoothing` are as for `cross_entropy`, and values, gradients and errors are too.
-
-    With `inplace=True`, the gradient may overwrite `input`, which then holds no logits any
-    more; `input` should have shape `[N, C]` and be the result of a computation.
-
-    The gradient is softmax minus one-hot, made when the loss is, and handed out by the first
-    `backward`. A second one, and `create_graph=True`, raise `RuntimeError`. Up to 4,096
-    numbers, a plain loss is left to autograd, which has neither limit.
-
-    Raises `IndexError` for a class outside the input's, with its position; `ValueError` or
-    `TypeError` for shapes, dtypes or options that do not fit, for a target of probabilities, and
-    for a `weight` that requires a gradient: `cross_entropy` has both.
+    Arguments, values, gradients and errors are those of `cross_entropy`. With `inplace=True` the
+    gradient may overwrite `input`, `[N, C]` and the result of a computation: then there is one
+    `backward`, and a second one, or `create_graph=True`, raises `RuntimeError`.
+    Few numbers are left to PyTorch's loss. Targets of probabilities, a `weight` that learns, and
+    what a compiler or transform follows are left to `cross_entropy`.
     """
     if inplace and (input.dim() != 2 or (input.requires_grad and input.is_leaf)):
         wanted = "have shape [N, C] and not be a leaf of the graph"
         raise ValueError(f"with inplace=True, input should {wanted}")
-    few = _few_numbers_loss(input, target, weight, ignore_index, reduction, label_smoothing)
-    if few is not None:
-        return few
-    dim = _check_loss(input, target, weight, reduction)
-    _check_fused(target, weight, label_smoothing)
-    wanted = input.requires_grad and torch.is_grad_enabled()
+    options = ignore_index, reduction, label_smoothing
+    learned = weight is not None and weight.requires_grad
+    if target.is_floating_point() or learned or not _unwatched(input, target, weight):
+        return cross_entropy(input, target, weight, *options)
+    if input.numel() <= _FEW:
+        return _few_numbers_loss(input, target, weight, *options)
+    input, weight = _autocast(input, weight)
+    dim = _check_loss(input, target, weight, reduction, label_smoothing)
     logits = input if input.dim() == 2 else input.movedim(dim, -1).reshape(-1, input.shape[dim])
-    with torch.no_grad():
-        shares = _make_shares(input, target, weight, ignore_index, reduction, label_smoothing)
-        grad = None if not wanted else logits.detach() if inplace else torch.empty_like(logits)
-        loss = _finish(_logits_loss(logits, shares, weight, grad), shares, reduction)
-    loss = _Ready.apply(loss, [grad], logits) if wanted else loss
+    shares, count = _make_shares(input, target, weight, ignore_index, label_smoothing)
+
+    def compute(inputs, wanted, g):
+        slopes = None if g is None else _slopes(shares, count, reduction, g)
+        losses, grad = _logits_loss(*inputs, weight, shares, slopes, inplace)
+        return _reduced(losses, count, reduction), [grad]
+
+    def readable(logits):
+        return cross_entropy(logits, target.reshape(-1), weight, *options)
+
+    early = reduction != "none" and logits.dtype.itemsize > 2 and torch.is_grad_enabled()
+    loss = _Loss.apply(compute, readable, early, inplace, logits)
     return (loss.reshape(target.shape) if reduction == "none" else loss).to(input.dtype)
 
 # %% ../nbs/09_fused_losses.ipynb #3eba547e
 def _linear_loss(
-    x: Tensor,                # inputs of the layer, `[N, D]`
-    w: Tensor,                # its weight, `[V, D]`
-    bias: Tensor | None,      # its bias, `[V]`
-    shares: _Shares,          # what each row's target asks for
-    weight: Tensor | None,    # a weight for each class
-    chunk_rows: int,          # rows in a chunk
-    wanted: tuple[bool, ...], # whether `x`, `w` and `bias` want a gradient
-) -> tuple[Tensor, list]:     # the loss of each row, `[N, 1]`; the gradients, or None
-    """Losses and gradients of a linear layer with cross-entropy, chunk by chunk."""
-    grads = [torch.zeros_like(a) if want else None for a, want in zip((x, w, bias), wanted)]
-    buffer = x.new_empty(min(chunk_rows, len(x)), len(w))
+    layer: tuple, weight: Tensor | None, shares: _Shares, slopes: _Shares | None, rows: int, wanted: tuple[bool, ...]
+) -> tuple[Tensor, list]:
+    """The loss of each row of a linear layer and, with `slopes`, the wanted gradients, `rows` at a time."""
+    x, w, bias = layer
+    grads = [torch.zeros_like(a) if want and slopes else None for a, want in zip(layer, wanted)]
+    buffer = x.new_empty(min(rows, len(x)), len(w))
     losses = torch.empty_like(shares.right)
-    for start in range(0, len(x), chunk_rows):
-        at = slice(start, start + chunk_rows)
+    for start in range(0, len(x), rows):
+        at = slice(start, start + rows)
         part, logits = x[at], buffer[: len(x) - start]
         for v in range(0, len(w), 2048):  # a block of the weight: more of it stays in the cache
             torch.mm(part, w[v : v + 2048].t(), out=logits[:, v : v + 2048])
         if bias is not None:
             logits += bias
-        losses[at] = _loss_and_gradient(logits, shares.cut(at), weight, logits, any(wanted))
-        if wanted[0]:
+        cut = slopes if slopes is None else slopes.cut(at)
+        losses[at] = _loss_and_gradient(logits, logits, weight, shares.cut(at), cut)
+        if grads[0] is not None:
             torch.mm(logits, w, out=grads[0][at])
-        if wanted[1]:
+        if grads[1] is not None:
             grads[1].addmm_(logits.t(), part)
-        if wanted[2]:
+        if grads[2] is not None:
             grads[2] += logits.sum(0)
     return losses, grads
 
 
-class _LinearRows(Function):
-    """The losses of single rows; `backward`, told how much of each is asked for, starts anew."""
-
-    @staticmethod
-    def forward(ctx, shares: _Shares, rows: int, weight: Tensor | None, *layer: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, *layer)
-        ctx.shares, ctx.rows = shares, rows
-        return _linear_loss(*layer, shares, weight, rows, (False,) * 3)[0]
-
-    @staticmethod
-    def backward(ctx, g: Tensor) -> tuple:
-        _refuse_second_derivative()
-        weight, *layer = ctx.saved_tensors
-        right, even = (x if x is None else x * g for x in ctx.shares[1:3])
-        shares = ctx.shares._replace(right=right, even=even)
-        wanted = ctx.needs_input_grad[3:]
-        return None, None, None, *_linear_loss(*layer, shares, weight, ctx.rows, wanted)[1]
+def _autocast_layer(*layer: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Under autocast, a layer's numbers in its 16-bit type, as `torch.nn.functional.linear` takes them."""
+    device = layer[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return layer
+    low = torch.get_autocast_dtype(device)
+    return tuple(x if x is None or x.dtype == torch.float64 else x.to(low) for x in layer)
 
 
-def _check_linear(
-    input: Tensor,               # inputs of the layer
-    linear_weight: Tensor,       # its weight
-    linear_bias: Tensor | None,  # its bias
-    chunk_rows: int | None,      # rows in a chunk
-) -> None:
+def _check_linear(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, chunk_rows: int | None) -> None:
     """Refuse shapes and dtypes that do not make a linear layer."""
     if input.dim() not in (1, 2) or not input.is_floating_point():
         came = f"shape {list(input.shape)} and dtype {input.dtype}"
@@ -327,49 +275,38 @@ def _check_linear(
 
 # %% ../nbs/09_fused_losses.ipynb #ef1c6b27
 def linear_cross_entropy(
-    input: Tensor,                      # what the layer takes, `[D]` or `[N, D]`
-    linear_weight: Tensor,              # its weight, `[V, D]`
-    target: Tensor,                     # class indices, `[]` or `[N]`
-    *,
-    linear_bias: Tensor | None = None,  # its bias, `[V]`
-    weight: Tensor | None = None,       # a weight for each class, `[V]`
-    reduction: str = "mean",            # "mean", "sum", or "none"
-    ignore_index: int = -100,           # targets with this value do not count
-    label_smoothing: float = 0.0,       # the share of each target spread over all classes, 0 to 1
-    chunk_rows: int | None = None,      # rows of logits to hold at a time; None chooses
-) -> Tensor:                            # one number, or the shape of `target` for "none"
-    """The cross-entropy of a linear layer's output, without ever holding all of that output.
+    input: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None,
+    weight: Tensor | None = None, reduction: str = "mean", ignore_index: int = -100,
+    label_smoothing: float = 0.0, chunk_rows: int | None = None,
+) -> Tensor:
+    """The cross-entropy of the logits `input @ linear_weight.T + linear_bias`, without ever holding all of them.
 
-    The layer's output, the logits, is `input @ linear_weight.T + linear_bias`.
-
-    `input` has shape `[D]` or `[N, D]`, `linear_weight` `[V, D]`, `linear_bias` `[V]`, `target`
-    `[]` or `[N]`, in int64 or uint8. The options are those of `cross_entropy`.
-
-    The rows go through in chunks of `chunk_rows`, and the gradients that are asked for are made
-    on the way, in 32 bits or more. They are handed out by the first `backward`; a second one,
-    and `create_graph=True`, raise `RuntimeError`. (With "none", `backward` computes the logits
-    again, so a second one works with `retain_graph=True`.)
-
-    Raises `IndexError` for a class outside the V, with its position; `ValueError` or `TypeError`
-    for shapes, dtypes or options that do not fit, for a target of probabilities, and for a
-    `weight` that requires a gradient.
+    `input` has shape `[D]` or `[N, D]`, `linear_weight` `[V, D]`, `linear_bias` `[V]`; the rest
+    is as for `cross_entropy`. The rows go through in chunks of `chunk_rows`, and the gradients
+    are made on the way, in 32 bits or more. Targets of probabilities, a `weight` that learns,
+    and what a compiler or transform follows are left to `cross_entropy` of all logits.
     """
-    _check_linear(input, linear_weight, linear_bias, chunk_rows)
-    scores = input.new_empty(()).expand(*input.shape[:-1], len(linear_weight))  # only a shape
-    _check_loss(scores, target, weight, reduction)
-    _check_fused(target, weight, label_smoothing)
-    layer = [input if input.dim() == 2 else input[None], linear_weight, linear_bias]
-    layer = [x if x is None else _widened(x) for x in layer]
-    wanted = tuple(x is not None and x.requires_grad and torch.is_grad_enabled() for x in layer)
+    layer, options = (input, linear_weight, linear_bias), (ignore_index, reduction, label_smoothing)
+    learned = weight is not None and weight.requires_grad
+    if target.is_floating_point() or learned or not _unwatched(*layer, target, weight):
+        return cross_entropy(torch_F.linear(*layer), target, weight, *options)
+    layer = _autocast_layer(*layer)
+    _check_linear(*layer, chunk_rows)
+    scores = layer[0].new_empty(()).expand(*input.shape[:-1], len(linear_weight))  # only a shape
+    scores, weight = _autocast(scores, weight)
+    _check_loss(scores, target, weight, reduction, label_smoothing)
+    shares, count = _make_shares(scores, target, weight, ignore_index, label_smoothing)
     rows = chunk_rows or max(192, 2**20 // max(1, len(linear_weight)))
-    shares = _make_shares(scores, target, weight, ignore_index, reduction, label_smoothing)
-    if reduction == "none":
-        loss = _LinearRows.apply(shares, rows, weight, *layer).reshape(target.shape)
-        return loss.to(input.dtype)
-    with torch.no_grad():
-        losses, grads = _linear_loss(*layer, shares, weight, rows, wanted)
-        loss = _finish(losses, shares, reduction)
-    if any(wanted):
-        made = [grad for grad in grads if grad is not None]
-        loss = _Ready.apply(loss, made, *[x for x, want in zip(layer, wanted) if want])
-    return loss.to(input.dtype)
+
+    def compute(inputs, wanted, g):
+        slopes = None if g is None else _slopes(shares, count, reduction, g)
+        losses, grads = _linear_loss(inputs, weight, shares, slopes, rows, wanted)
+        return _reduced(losses, count, reduction), grads
+
+    def readable(*layer):
+        return cross_entropy(torch_F.linear(*layer), target.reshape(-1), weight, *options)
+
+    x, *rest = (x if x is None else _widened(x) for x in layer)
+    early = reduction != "none" and torch.is_grad_enabled()
+    loss = _Loss.apply(compute, readable, early, False, x if x.dim() == 2 else x[None], *rest)
+    return (loss.reshape(target.shape) if reduction == "none" else loss).to(scores.dtype)

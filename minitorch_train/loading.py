@@ -7,29 +7,43 @@ __all__ = ['Dataset', 'Sampler', 'collate', 'DataLoader', 'get_dls']
 
 # %% ../nbs/07_data_loading.ipynb #75662099
 from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 # %% ../nbs/07_data_loading.ipynb #6863ec57
+def _row_numbers(i: Any) -> Tensor:
+    """A whole number, or a row of them, as a tensor of int64; anything else is refused."""
+    rows = i
+    if isinstance(i, (list, range, np.ndarray, np.generic)):
+        with suppress(ValueError):  # a list of lists of different lengths
+            array = np.asarray(i)
+            if array.dtype.kind in "iu" or not array.size:  # numpy calls an empty list float64
+                rows = torch.from_numpy(array.astype(np.int64))
+    whole = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+    if isinstance(rows, Tensor) and rows.dim() < 2 and rows.dtype in whole:
+        return rows.long()
+    came = f"{i.dtype} with shape {list(i.shape)}" if hasattr(i, "shape") else f"{i!r:.40}"
+    raise TypeError(f"i should be an int, a slice, or a list, an array or a one-dimensional "
+                    f"tensor of row numbers, but it is {came}")
+
+
 class Dataset:
     """Inputs and their targets, indexed together: `ds[i]` is `(x[i], y[i])`.
 
     `x` and `y` are tensors with the same number of rows, which is `len(ds)`. `i` is an int for
-    one item, or for a batch a slice, or a one-dimensional tensor of int64 that holds row
+    one item; for a batch it is a slice, or a list, an array or a one-dimensional tensor of row
     numbers from 0 on. A slice shares its memory with `x` and `y`, so changing such a batch in
-    place changes the data; rows picked by a tensor are a copy.
+    place changes the data; rows picked by their numbers are a copy.
 
     Raises `TypeError` for what is not a tensor or not such an index, `ValueError` when the
     numbers of rows differ, `IndexError` for a row that is not there.
     """
 
-    def __init__(
-        self,
-        x: Tensor,  # inputs, `[n, ...]`
-        y: Tensor,  # their targets, `[n]` or `[n, ...]`
-    ):
+    def __init__(self, x: Tensor, y: Tensor):
         for name, value in (("x", x), ("y", y)):
             if not isinstance(value, Tensor):
                 raise TypeError(f"{name} should be a tensor, but it is a {type(value).__name__}")
@@ -41,18 +55,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(
-        self,
-        i: int | slice | Tensor,  # which row, or which rows
-    ) -> tuple[Tensor, Tensor]:   # the inputs and the targets of those rows
-        if isinstance(i, (int, slice)):
+    def __getitem__(self, i: int | slice | list | np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
+        if not isinstance(i, (int, slice)):
+            i = _row_numbers(i)
+        if isinstance(i, (int, slice)) or not i.dim():
             return self.x[i], self.y[i]
-        if not isinstance(i, Tensor) or i.dtype != torch.int64 or i.dim() != 1:
-            came = f"a {type(i).__name__}"
-            if isinstance(i, Tensor):
-                came = f"{i.dtype} with shape {list(i.shape)}"
-            wanted = "an int, a slice or a one-dimensional tensor of int64"
-            raise TypeError(f"i should be {wanted}, but it is {came}")
         try:
             return self.x.index_select(0, i), self.y.index_select(0, i)
         except IndexError as error:
@@ -141,34 +148,36 @@ class DataLoader:
 
     A `Dataset` is indexed once for each batch. Any other `ds`, or a `Dataset` with another
     `collate`, is asked for one item after another, `ds[i]`, and the list of items goes through
-    `collate`. `len(dl)` counts batches. A pass draws its permutation when it begins, in
-    `iter(dl)`, from `dl.generator` (torch's global one when that is `None`), and nothing later.
-
-    In order, the batches of a `Dataset` share their memory with it. Where making an item takes
-    long, use `torch.utils.data.DataLoader` with workers. Raises `TypeError` for a `ds` that
-    cannot be indexed, and as `Sampler` does. Pass `drop_last` and `generator` by name: `Sampler`
-    has them in the other order.
+    `collate`. A pass draws its permutation when it begins, in `iter(dl)`, from `generator`
+    (torch's global one when that is `None`), and nothing later. In order, the batches of a
+    `Dataset` share their memory with it. What other programs read of torch's loader has its
+    name here. Raises `TypeError` for a `ds` that cannot be indexed, and as `Sampler` does.
     """
 
-    def __init__(
-        self,
-        ds: Dataset | Sequence,  # has a length, and items or batches by number
-        bs: int,                 # rows in a batch, at least 1
-        shuffle: bool = False,   # in random order, a new one for each pass?
-        drop_last: bool = False,  # leave out a last batch that is not full?
-        generator: torch.Generator | None = None,  # what to draw from; None: torch's global one
-        collate: Callable[[list], Any] = collate,  # makes a batch of a list of items
-    ):
+    num_workers, pin_memory, persistent_workers = 0, False, False
+
+    def __init__(self, ds: Dataset | Sequence, bs: int, shuffle: bool = False, drop_last: bool = False,
+                 generator: torch.Generator | None = None, collate: Callable[[list], Any] = collate):
         if not hasattr(ds, "__getitem__"):
             came = type(ds).__name__
             raise TypeError(f"ds should have items by number, ds[i], but a {came} has none")
-        self.dataset, self.collate = ds, collate
-        self.sampler = Sampler(ds, bs, shuffle, generator, drop_last)
+        self.dataset, self.collate_fn = ds, collate
+        self.sampler = self.batch_sampler = Sampler(ds, bs, shuffle, generator, drop_last)
 
     @property
     def generator(self) -> torch.Generator | None:
         """What the shuffle is drawn from; `None` stands for torch's global generator."""
         return self.sampler.generator
+
+    @property
+    def batch_size(self) -> int:
+        """Rows in a batch."""
+        return self.sampler.bs
+
+    @property
+    def drop_last(self) -> bool:
+        """Is a last batch left out that is not full?"""
+        return self.sampler.drop_last
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -176,16 +185,13 @@ class DataLoader:
     def __iter__(self) -> Iterator:
         return map(self._load, iter(self.sampler))
 
-    def _load(
-        self,
-        rows: slice | Tensor,  # which rows
-    ) -> Any:                  # what `ds` or `collate` makes of them
+    def _load(self, rows: slice | Tensor) -> Any:
         """The batch of these rows."""
         # `collate` is the function above: if nobody passed another one, one index does it all
-        if isinstance(self.dataset, Dataset) and self.collate is collate:
+        if isinstance(self.dataset, Dataset) and self.collate_fn is collate:
             return self.dataset[rows]
         numbers = range(len(self.dataset))[rows] if isinstance(rows, slice) else rows.tolist()
-        return self.collate([self.dataset[i] for i in numbers])
+        return self.collate_fn([self.dataset[i] for i in numbers])
 
 # %% ../nbs/07_data_loading.ipynb #c1f631aa
 def get_dls(

@@ -6,171 +6,130 @@
 __all__ = ['SGD', 'Adam']
 
 # %% ../nbs/06_optimizers.ipynb #29a16f60
+import torch
+from torch.optim import Optimizer
+
+# %% ../nbs/06_optimizers.ipynb #93f2a4d6
 import math
-from collections.abc import Iterable, Set
-from functools import wraps
+from collections.abc import Callable, Iterable
+from numbers import Real
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 # %% ../nbs/06_optimizers.ipynb #e88eb79d
-def _listed(params: Any) -> list:
-    """What was given as parameters, as a list that can be walked through again and again."""
-    if isinstance(params, (str, dict, Set, Tensor)) or not isinstance(params, Iterable):
-        came = f"but it is of type {torch.typename(params)}"
-        wanted = "a list of tensors or of groups in a fixed order"
-        raise TypeError(f"params should be {wanted}, {came}")
-    params = list(params)
-    if not params:
-        raise ValueError("params is empty: layers in a plain list are not found, and an "
-                         "iterator, such as model.parameters(), can be walked through only once")
-    return params
+# Options of PyTorch's optimizers that ours have not. At 0, `False` or absent they ask for nothing.
+_ELSEWHERE = ("dampening", "maximize", "amsgrad", "decoupled_weight_decay", "differentiable",
+              "capturable", "momentum_decay", "ns_steps")
 
 
-def _check_numbers(group: dict[str, Any]) -> None:
-    """Refuse a group in which a number is out of its range."""
-    shares = {"momentum": group.get("momentum", 0)}
-    shares |= {f"betas[{i}]": beta for i, beta in enumerate(group.get("betas", ()))}
-    rates = {name: group.get(name, 0) for name in ("lr", "weight_decay", "eps")}
-    for name, value in (rates | shares).items():
-        limit, wanted = (1, "below 1") if name in shares else (math.inf, "finite")
-        if not (isinstance(value, (int, float)) and 0 <= value < limit):
-            wanted = f"a number, at least 0 and {wanted}"
-            raise ValueError(f"{name} should be {wanted}, but it is {value!r}")
-    if group.get("nesterov") and not group["momentum"]:
-        raise ValueError("nesterov looks ahead along the momentum, so momentum should not be 0")
+class _Checked(Optimizer):
+    """What `SGD` and `Adam` share: the walk through the parameters, and a look at what comes in."""
 
+    _limits, _memory = {}, ()  # a group's numbers with what they stay below; what is remembered
 
-class _CheckedOptimizer(Optimizer):
-    """What `SGD` and `Adam` share: each group of parameters is checked before it is taken in."""
+    def __init__(self, params: Iterable, **defaults: Any):
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            self._check_names(group)
+            self._check_numbers(group)
 
-    def __init__(self, params: Any, **defaults: Any):
-        super().__init__(_listed(params), defaults)
+    def _check_names(self, held: dict, needed: Iterable[str] = ()) -> None:
+        faults = [f"asks for {name}={held[name]!r}" for name in _ELSEWHERE if held.get(name)]
+        faults += [f"has no {name}" for name in needed if name not in held]
+        if faults:
+            raise ValueError(f"{type(self).__name__} cannot use what {' and '.join(faults)}")
 
-    # PyTorch's `add_param_group` and `zero_grad` load its compiler at the first call, which
-    # takes a while. These two do not.
+    def _check_numbers(self, group: dict) -> None:
+        for name, limit in self._limits.items():
+            value, count = group[name], 2 if name == "betas" else 1
+            numbers = value if count == 2 and isinstance(value, (tuple, list)) else [value]
+            fit = [isinstance(x, Real) or isinstance(x, Tensor) and x.numel() == 1 for x in numbers]
+            if len(fit) != count or not all(fit) or not all(0 <= x < limit for x in numbers):
+                wanted = f"{('a number', 'two numbers')[count - 1]}, at least 0 and below {limit}"
+                raise ValueError(f"{name} should be {wanted}, but it is {value!r}")
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a dictionary with `params` and the numbers that differ from the defaults."""
-        if not isinstance(param_group, dict) or "params" not in param_group:
-            raise TypeError(f"a group should be a dict with 'params', but it is {param_group!r}")
-        group = {**self.defaults, **param_group}
-        params = group["params"]
-        group["params"] = [params] if isinstance(params, Tensor) else _listed(params)
-        known = {id(p) for other in self.param_groups for p in other["params"]}
-        for i, p in enumerate(group["params"]):
-            if not isinstance(p, Tensor) or not p.is_floating_point():
-                came = f"but entry {i} is of type {torch.typename(p)}"
-                raise TypeError(f"params should be tensors of real numbers, {came}")
-            if not p.is_leaf:
-                raise ValueError(f"params has a tensor computed from others: entry {i}")
-            if id(p) in known:
-                raise ValueError(f"params has one tensor twice: entry {i}, {list(p.shape)}")
-            known.add(id(p))
-        _check_numbers(group)
-        self.param_groups.append(group)
+    def __setstate__(self, state: dict) -> None:  # when one is loaded, unpickled or copied
+        for group in state["param_groups"]:
+            self._check_names(group, self._limits)
+        for memory in state["state"].values():
+            if memory and isinstance(memory, dict):
+                self._check_names(memory, self._memory)
+        super().__setstate__(state)
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients, or with `set_to_none=False` fill them with zeros."""
-        for p in (p for group in self.param_groups for p in group["params"]):
-            if set_to_none:
-                p.grad = None
-            elif p.grad is not None:
-                p.grad.zero_()
-
-    def _patch_step_function(self) -> None:
-        """Let PyTorch's wrapper around `step`, once a class, run only for hooks or a profiler."""
-        cls, bare = type(self), type(self).step
-        if hasattr(bare, "hooked"):
-            return
-        wrapped = Optimizer.profile_hook_step(bare)
-
-        @wraps(bare)
-        def step(self, *args: Any, **kwargs: Any) -> Any:
-            hooks = (self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks,
-                     _global_optimizer_pre_hooks, _global_optimizer_post_hooks)
-            wanted = any(hooks) or torch.autograd._profiler_enabled()
-            return (wrapped if wanted else bare)(self, *args, **kwargs)
-
-        step.hooked, cls.step = True, step
+    @torch._disable_dynamo  # compiled, the break at `float` of a tensor gave other numbers
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> Any:
+        """Move each parameter that has a gradient; call `closure` first, and return its loss."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            self._check_names(group)  # it may have been added or changed since
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._move(p, p.grad, group)
+        return loss
 
 # %% ../nbs/06_optimizers.ipynb #60571ec4
-class SGD(_CheckedOptimizer):
+class SGD(_Checked):
     """Gradient descent with momentum, look-ahead and weight decay, as `torch.optim.SGD`.
 
     With gradient `g`, a step is `g += weight_decay * p`, then `v = momentum * v + g`, then
     `p -= lr * v`, or `p -= lr * (g + momentum * v)` with `nesterov`. A parameter whose
-    gradient is `None` stays. Raises `ValueError` for no parameters, one given twice or a
-    number out of range, `TypeError` for what is not a tensor of real numbers.
+    gradient is `None` stays. A saved state goes to PyTorch's class and back. Raises
+    `ValueError` for a number out of its range and an option of PyTorch's that is not here.
     """
 
-    def __init__(
-        self,
-        params: Iterable,         # tensors, or dictionaries with `params` and own numbers
-        lr: float,                # learning rate, at least 0
-        momentum: float = 0,      # what is kept of the running sum in each step, below 1
-        weight_decay: float = 0,  # how much of each weight is added to its gradient
-        nesterov: bool = False,   # look ahead along the momentum?
-    ):
-        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay,
-                         nesterov=nesterov)
+    _limits = {"lr": math.inf, "momentum": 1, "weight_decay": math.inf, "nesterov": 2}
 
-    @torch.no_grad()
-    def step(self) -> None:
-        """Move each parameter that has a gradient."""
-        for group in self.param_groups:
-            lr, mu, decay = group["lr"], group["momentum"], group["weight_decay"]
-            for p in group["params"]:
-                g = p.grad
-                if g is None:
-                    continue
-                if decay:
-                    g = g.add(p, alpha=decay)
-                if mu:
-                    v = self.state[p].get("momentum_buffer")
-                    v = g.clone() if v is None else v.mul_(mu).add_(g)
-                    self.state[p]["momentum_buffer"] = v
-                    g = g.add(v, alpha=mu) if group["nesterov"] else v
-                p.sub_(g, alpha=lr)
+    def __init__(self, params: Iterable, lr: float | Tensor = 1e-3, momentum: float = 0, *,
+                 weight_decay: float = 0, nesterov: bool = False):
+        if nesterov and not momentum:
+            raise ValueError("nesterov looks ahead along the momentum, so momentum should not be 0")
+        super().__init__(params, lr=lr, momentum=momentum, dampening=0,
+                         weight_decay=weight_decay, nesterov=nesterov)
+
+    def _move(self, p: Tensor, g: Tensor, group: dict) -> None:
+        mu, decay = group["momentum"], group["weight_decay"]
+        if decay:
+            g = g.add(p, alpha=decay)
+        if mu:
+            v = self.state[p].get("momentum_buffer")
+            v = g.clone() if v is None else v.mul_(mu).add_(g)
+            self.state[p]["momentum_buffer"] = v
+            g = g.add(v, alpha=mu) if group["nesterov"] else v
+        p.sub_(g, alpha=float(group["lr"]))
 
 # %% ../nbs/06_optimizers.ipynb #8774f9ea
-class Adam(_CheckedOptimizer):
+class Adam(_Checked):
     """Steps of about `lr` for every weight, whatever its gradient's size, as `torch.optim.Adam`.
 
     Keeps running means `m` of the gradients and `s` of their squares, divides each by
     `1 - beta ** t` at step `t`, and moves by `lr * m / (sqrt(s) + eps)`. A parameter whose
-    gradient is `None` stays. From Kingma and Ba, *Adam* (2015). Raises as `SGD` does.
+    gradient is `None` stays. From Kingma and Ba, *Adam* (2015). States and errors are as with
+    `SGD`, and a sparse gradient raises `RuntimeError`.
     """
 
-    def __init__(
-        self,
-        params: Iterable,         # tensors, or dictionaries with `params` and own numbers
-        lr: float = 1e-3,         # learning rate, at least 0: about how far a weight moves
-        betas: tuple[float, float] = (0.9, 0.999),  # what `m` and `s` keep of themselves
-        eps: float = 1e-8,        # added to the root of `s`, so that 0 is not divided by 0
-        weight_decay: float = 0,  # how much of each weight is added to its gradient
-    ):
+    _limits = {"lr": math.inf, "betas": 1, "eps": math.inf, "weight_decay": math.inf}
+    _memory = ("step", "exp_avg", "exp_avg_sq")
+
+    def __init__(self, params: Iterable, lr: float | Tensor = 1e-3,
+                 betas: tuple = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    @torch.no_grad()
-    def step(self) -> None:
-        """Move each parameter that has a gradient."""
-        for group in self.param_groups:
-            (beta1, beta2), decay = group["betas"], group["weight_decay"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                g = p.grad.add(p, alpha=decay) if decay else p.grad
-                state = self.state[p]
-                if not state:
-                    zeros = torch.zeros_like
-                    state.update(step=0, exp_avg=zeros(p), exp_avg_sq=zeros(p))
-                state["step"] += 1
-                t, m, s = int(state["step"]), state["exp_avg"], state["exp_avg_sq"]
-                m.lerp_(g, 1 - beta1)
-                s.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-                size = s.sqrt().div_((1 - beta2**t) ** 0.5).add_(group["eps"])
-                p.addcdiv_(m, size, value=-group["lr"] / (1 - beta1**t))
+    def _move(self, p: Tensor, g: Tensor, group: dict) -> None:
+        if g.is_sparse:
+            raise RuntimeError("Adam takes no sparse gradients: torch.optim.SparseAdam does")
+        (beta1, beta2), decay, state = group["betas"], group["weight_decay"], self.state[p]
+        if decay:
+            g = g.add(p, alpha=decay)
+        if not state:
+            state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        state["step"] += 1
+        t, m, s = float(state["step"]), state["exp_avg"], state["exp_avg_sq"]
+        if p.is_complex():  # each number's two parts move for themselves
+            p, g, m, s = map(torch.view_as_real, (p, g, m, s))
+        m.lerp_(g, 1 - beta1)
+        s.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        size = s.sqrt().div_((1 - beta2**t) ** 0.5).add_(group["eps"])
+        p.addcdiv_(m, size, value=float(-group["lr"] / (1 - beta1**t)))

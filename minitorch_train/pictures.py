@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy import ndimage
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 # %% ../nbs/machinery/pictures.ipynb #c83ad96e
 LIMIT = 64_000_000  # pixels: more than a phone's camera has, and under a gigabyte while they are unpacked
@@ -46,13 +46,13 @@ def _open(path: Path) -> Image.Image:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 # %% ../nbs/machinery/pictures.ipynb #1b64e7d3
-def _greys(image: Image.Image) -> list[Tensor]:
+def _greys(image: Image.Image) -> list[np.ndarray]:
     """The grey of each pixel, `[rows, columns]` from 0 to 1: on white paper, and on black if any pixel is transparent."""
-    pixels = torch.from_numpy(np.array(image, "float32"))
+    pixels = np.array(image, "float32")
     if image.mode == "F":
-        pixels = pixels.nan_to_num(0, 0, 0)
+        pixels = np.nan_to_num(pixels, nan=0, posinf=0, neginf=0)
         top = 65535 if pixels.max() > 255 else 255 if pixels.max() > 1 else 1  # numbers in a file have no unit
-        return [(pixels / top).clamp(0, 1)]
+        return [(pixels / top).clip(0, 1)]
     pixels = pixels / 255
     if image.mode == "RGB":
         return [pixels.mean(-1)]
@@ -60,30 +60,93 @@ def _greys(image: Image.Image) -> list[Tensor]:
     return [grey * alpha + 1 - alpha, grey * alpha]
 
 
-def _ink(grey: Tensor) -> Tensor:
-    """How far each pixel is from the rim's median, which is taken for the paper."""
-    rim = torch.cat([grey[0], grey[-1], grey[:, 0], grey[:, -1]]).median()
-    return (grey - rim).abs()
+def _resize(pixels: np.ndarray, side: int) -> np.ndarray:
+    """The same picture with so many pixels along its longer side."""
+    size = [max(1, round(n * side / max(pixels.shape))) for n in reversed(pixels.shape)]
+    return np.asarray(Image.fromarray(pixels.astype("float32")).resize(size, Image.Resampling.BILINEAR))
+
+
+def _ink(grey: np.ndarray) -> np.ndarray:
+    """How much each pixel differs from the paper around it, as a share of the paper's light."""
+    grey = ndimage.uniform_filter(_resize(grey, 320), 3, mode="nearest")
+    if ((grey - ndimage.uniform_filter(grey, 161)) ** 3).sum() > 0:
+        grey = 1 - grey
+    paper = ndimage.uniform_filter(ndimage.grey_closing(grey, 81, mode="nearest"), 21, mode="nearest")
+    return ((paper - grey) / paper.clip(0.2)).clip(0, 1)
+
+# %% ../nbs/machinery/pictures.ipynb #a8c40e97
+_SQUARE = np.ones((3, 3), bool)  # neighbours, corners included
+
+
+def _without_lines(mask: np.ndarray) -> np.ndarray:
+    """The mask without thin straight lines that run from rim to rim."""
+    kept = mask.copy()
+    for across, rest in ((mask, kept), (mask.T, kept.T)):
+        y, x = np.indices(across.shape)
+        near, line = ndimage.binary_dilation(across, np.ones((3, 1))), np.zeros_like(across)
+        for slope in np.linspace(-0.06, 0.06, 25):
+            rows = (y + (slope * (x - x.max() / 2)).round().astype(int)).clip(0, len(y) - 1)
+            found = near[rows, x].mean(1) > 0.9
+            line[rows[found], x[found]] = True
+        thick = ndimage.binary_opening(across, np.ones((9, 1)))
+        rest &= thick | ~ndimage.binary_dilation(line, np.ones((9, 1)))
+    return kept
+
+
+def _parts(ink: np.ndarray, top: float) -> np.ndarray:
+    """A mask of the strokes, without what touches the rim, and without frames."""
+    labels, count = ndimage.label(_without_lines(ink > 0.35 * top), _SQUARE)
+    ids = np.arange(1, count + 1)
+    boxes = np.array([(y.start, x.start, -y.stop, -x.stop) for y, x in ndimage.find_objects(labels)]).reshape(-1, 4)
+    length, mass = (-boxes[:, 2:] - boxes[:, :2]).max(1), np.bincount(labels.flat, minlength=count + 1)[1:]
+    strong = np.array(ndimage.maximum(ink, labels, ids)).reshape(-1) > 0.6 * top
+    shape = np.array(ink.shape)
+    whole = strong & (boxes >= [2, 2, *(2 - shape)]).all(1)
+    whole &= (boxes[:, :2] < 0.9 * shape).all(1) & (-boxes[:, 2:] > 0.1 * shape).all(1)
+    for i in np.flatnonzero(whole):
+        whole[i] = not (strong & (boxes > boxes[i]).all(1) & (length > 0.3 * length[i])).any()
+    if mass[whole].sum() < 0.03 * mass[strong].sum():
+        whole = strong
+    return np.r_[False, whole][labels]
+
+
+def _main(parts: np.ndarray) -> tuple[np.ndarray, float]:
+    """The largest group of parts, cut out, and from 0 to 1 how sure it is the one digit there."""
+    groups = ndimage.label(ndimage.binary_dilation(parts, _SQUARE, iterations=4), _SQUARE)[0] * parts
+    boxes = ndimage.find_objects(groups)
+    lengths = np.array([max(y.stop - y.start, x.stop - x.start) for y, x in boxes])
+    main = np.bincount(groups.flat)[1:].argmax()
+    digit = groups[boxes[main]] == main + 1
+    other = np.delete(lengths, main).max(initial=0) / lengths[main]
+    return digit, max(0.0, 1 - other**2) if digit.shape[1] < 1.6 * digit.shape[0] else 0.0
 
 # %% ../nbs/machinery/pictures.ipynb #d57f21ba
-def read_digit(
-    path: str | Path,  # a picture of one digit
-) -> Tensor:           # `[784]`, from 0 for paper to 1 for ink
-    """A picture in the form of the digits of MNIST.
+def _form(mask: np.ndarray) -> Tensor:
+    """A digit of any size in the form of MNIST's, with strokes as wide as theirs."""
+    long = max(mask.shape)
+    mask = np.pad(mask, long // 6 + 4)
+    inside, outside = ndimage.distance_transform_edt(mask), ndimage.distance_transform_edt(~mask)
+    width = 4 * (inside[mask].mean() - 0.5)
+    wanted = 2.6 * max(long - width, 1) / (20 - 2.6)  # when 20 pixels are its length, from edge to edge
+    grow = np.clip((wanted - width) / 2, -width / 4, long / 6)
+    ink = (grow + 0.5 + np.where(mask, inside - 0.5, 0.5 - outside)).clip(0, 1)
+    ink = _resize(ink[np.ix_(ink.any(1), ink.any(0))], 20)
+    digit = np.zeros((28, 28), "float32")
+    middle = [ink.sum(1 - axis) @ (np.arange(n) + 0.5) / ink.sum() for axis, n in enumerate(ink.shape)]
+    y, x = (min(max(0, round(14.5 - m)), 28 - n) for m, n in zip(middle, ink.shape))
+    digit[y : y + ink.shape[0], x : x + ink.shape[1]] = ink
+    return torch.from_numpy(digit).flatten()
 
-    Raises `ValueError` when it cannot be read, is too large, or when nothing is on it.
+
+def read_digit(path: str | Path) -> tuple[Tensor, float]:
+    """A picture in the form of the digits of MNIST, and how sure it is, from 0 to 1, that there is one thing of a digit's shape.
+
+    The digit is `[784]`, from 0 for paper to 1 for ink, and all 0 where nothing stands out.
+    Raises `ValueError` for a picture that cannot be read or is too large.
     """
-    inks = map(_ink, _greys(_open(Path(path))))
-    ink = next((ink for ink in inks if ink.max() >= 0.1), None)
-    if ink is None:
-        raise ValueError(f"{path} shows no digit: its pixels are nearly all alike")
-    ink = (ink / ink.max()).where(ink > 0.1 * ink.max(), 0.0)
-    rows, columns = ink.sum(1).nonzero(), ink.sum(0).nonzero()
-    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    size = [max(1, round(20 * side / max(ink.shape))) for side in ink.shape]
-    ink = interpolate(ink[None, None], size, mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
-    digit = torch.zeros(28, 28)
-    corner = [round(14.5 - (torch.arange(n) + 0.5).dot(ink.sum(1 - d)).item() / ink.sum().item()) for d, n in enumerate(size)]
-    top, left = (min(max(0, start), 28 - n) for start, n in zip(corner, size))
-    digit[top : top + size[0], left : left + size[1]] = ink
-    return digit.flatten()
+    for ink in map(_ink, _greys(_open(Path(path)))):
+        top = np.quantile(ink, 1 - 1 / 300)
+        if top >= 0.15 and (parts := _parts(ink, top)).any():
+            mask, alone = _main(parts)
+            return _form(mask), alone
+    return torch.zeros(784), 0.0

@@ -1,5 +1,6 @@
 """Files that are whole or as they were, and the states that are kept in them."""
 
+import enum
 import errno
 import math
 import os
@@ -7,7 +8,9 @@ import stat
 import subprocess
 import sys
 import threading
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -19,9 +22,34 @@ from minitorch_train.checkpoints import _checksum, check_writable, load_checkpoi
 
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes with names, permission bits and links belong to POSIX")
 
+
+class Own(torch.Tensor):
+    """A tensor that may mean something else by its numbers."""
+
+
+class Pair(NamedTuple):
+    a: int
+    b: int
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+def noted(**notes):
+    """A state as that of a model, with notes beside it."""
+    state = OrderedDict(b=1, a=2)
+    vars(state).update(notes)
+    return state
+
+
 STATE = {
     "model": {"w": torch.randn(3, 4), "half": torch.randn(5).bfloat16(), "count": tensor(7), "mask": tensor([True, False]), "none": torch.zeros(0, 3)},
     "nested": [1, (2.5, None, "text\n\"é"), {3: [True, {}], "x.y": -math.inf}, 0.1 + 0.2, 2**80, [], ()],
+    "counted": Counter(b=2, a=1), "ordered": noted(_metadata=OrderedDict({"": {"version": 1}})), "default": defaultdict(list, x=[1]), "no default": defaultdict(None, {"": 1}),
+    "numbers": [np.float32(0.1), np.float64(0.1), np.int64(3), np.float16(0.1)], "sets": [{1, "a"}, frozenset({2})], "shape": torch.Size([2, 3]), "keys": {None: 1, 0.5: 2, True: 3},
+    "complex": [torch.randn(2, 3, dtype=torch.complex128), torch.randn(2, dtype=torch.complex64), tensor(1j).conj()],
+    "negated": torch.randn(3, dtype=torch.complex64).conj().imag,
     "same name": {"a.b": tensor(1), "a": {"b": tensor(2)}}, "strided": torch.arange(6).view(2, 3).t(),
 }
 
@@ -29,7 +57,10 @@ STATE = {
 def test_a_checkpoint_gives_back_what_was_put_in(tmp_path):
     path = tmp_path / "a.safetensors"
     save_checkpoint(STATE, path)
-    alike(load_checkpoint(path), STATE)
+    back = load_checkpoint(path)
+    alike(back, STATE)
+    assert back["ordered"]._metadata == {"": {"version": 1}} and back["ordered"].move_to_end("b") is None and list(back["ordered"]) == ["a", "b"]
+    assert back["counted"]["never"] == 0 and back["default"]["new"] == [] and back["no default"].default_factory is None
     save_checkpoint({"other": 1}, str(path))
     assert load_checkpoint(str(path)) == {"other": 1} and os.listdir(tmp_path) == ["a.safetensors"]
     tied = torch.zeros(3)
@@ -37,12 +68,38 @@ def test_a_checkpoint_gives_back_what_was_put_in(tmp_path):
     assert load_checkpoint(path)["c"].tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("name", "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64 float8_e4m3fn float8_e5m2 complex32 complex64 complex128".split())
+def test_every_bit_of_every_dtype_is_kept(tmp_path, name):
+    bits = torch.tensor([[0, 1] * 16, [1, 0] * 16] if name == "bool" else [list(range(32)), list(range(224, 256))], dtype=torch.uint8)
+    value = bits.view(getattr(torch, name))
+    save_checkpoint({"w": value}, tmp_path / "a")
+    back = load_checkpoint(tmp_path / "a")["w"]
+    assert back.dtype == value.dtype and back.shape == value.shape and torch.equal(back.view(torch.uint8), bits)
+
+
 @pytest.mark.parametrize("value, message", [
     (lambda: 1, "a checkpoint cannot hold opt.rule, which is of type function"),
     (object(), "opt.rule, which is of type object"),
-    ({(1, 2): 3}, "opt.rule, which is of type dict"),
+    ({(1, 2): 3}, "opt.rule, which has a key of type tuple"),
+    ({True: {"deep": {1, print}}}, "opt.rule.True.deep.[01], which is of type builtin_function_or_method"),
+    (Pair(1, 2), "opt.rule, which is of type Pair"),
+    (Level.LOW, "opt.rule, which is of type Level"),
+    (b"bytes", "opt.rule, which is of type bytes"),
+    (noted(other=1), "opt.rule, which has attributes: other"),
+    (noted(_metadata={"rule": print}), "opt.rule._metadata.rule, which is of type builtin_function_or_method"),
+    (defaultdict(lambda: 0), "opt.rule, a defaultdict of <lambda>"),
+    (torch.eye(3).to_sparse(), "but opt.rule is a Tensor, torch.sparse_coo, torch.float32, cpu"),
+    (torch.eye(3).to_sparse_csr(), "but opt.rule is a Tensor, torch.sparse_csr, torch.float32, cpu"),
+    (torch.empty(3, device="meta"), "but opt.rule is a Tensor, torch.strided, torch.float32, meta"),
+    (nn.Parameter(torch.empty(3, device="meta")), "but opt.rule is a Parameter, torch.strided, torch.float32, meta"),
+    (nn.UninitializedParameter(), "but opt.rule is a UninitializedParameter"),
+    (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "but opt.rule is a Tensor, torch.strided, torch.qint8, cpu"),
+    (torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "but opt.rule is a Tensor"),
+    (torch.ones(2).as_subclass(Own), "but opt.rule is a Own, torch.strided"),
+    (torch.empty(2, dtype=torch.bits8), "but opt.rule is a Tensor, torch.strided, torch.bits8, cpu"),
     (np.zeros(2), "of type ndarray"),
-], ids=["function", "object", "tuple as key", "array"])
+    (np.longdouble(1), "of type longdouble"),
+], ids=lambda value: type(value).__name__)
 def test_a_checkpoint_refuses_what_it_cannot_hold(tmp_path, value, message):
     path = tmp_path / "a"
     save_checkpoint({"first": 1}, path)
@@ -77,7 +134,8 @@ def test_other_files_are_no_checkpoints(tmp_path):
         "text": b"epoch 1", "empty": b"", "pickle": b"\x80\x04K\x01.", "weights": save({"w": torch.zeros(2)}),
         "no checksum": save({}, {"minitorch_train": "1"}), "no json": save({}, header("{")), "deep": save({}, header(deep)),
         "no tensor": save({}, header('{"tensor": "w"}')), "two kinds": save({}, header('{"tuple": [], "dict": []}')),
-        "no pairs": save({}, header('{"dict": 5}')), "list as key": save({}, header('{"dict": [[[1], 2]]}')),
+        "no pairs": save({}, header('{"dict": 5}')), "no notes": save({}, header('{"OrderedDict": []}')), "a type": save({}, header('{"Path": ["a"]}')), "a factory": save({}, header('{"defaultdict": [[1, 2], ["eval"]]}')),
+        "no parts": save({"w": torch.zeros(3)}, {"minitorch_train": '{"complex": "w"}', "checksum": _checksum('{"complex": "w"}', {"w": torch.zeros(3)})}), "list as key": save({}, header('{"dict": [[[1], 2]]}')),
     }
     for name, data in others.items():
         (tmp_path / name).write_bytes(data)

@@ -70,11 +70,9 @@ def test_an_exercise_says_what_it_has_to(exercise):
 @each_exercise
 def test_the_solution_and_the_reference_are_right(exercise):
     for answer in (exercise.solution, *([] if exercise.forbidden else [exercise.reference])):  # a reference may use what is ruled out
-        start = time.perf_counter()
         verdict = judge(exercise, answer)
         assert verdict.status == "solved", verdict
         assert re.search(r"right\. .+\.$", verdict.lines[0], re.DOTALL), "a right answer is told one thing worth noticing"
-        assert time.perf_counter() - start < 3
 
 
 @each_exercise

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import tempfile
 import textwrap
 import threading
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +107,270 @@ def test_evaluate_takes_another_metric_or_none():
         evaluate(model, cross_entropy, [])
 
 
+class Tokens(nn.Module):
+    """Scores for each token of a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.out = nn.Embedding(7, 5), nn.Linear(5, 7)
+
+    def forward(self, x):
+        return self.out(self.embed(x)).movedim(-1, 1)
+
+
+def sequences(*shapes, ignored=None):
+    """Pairs of tokens and the tokens to tell, of which every other one may be ignored."""
+    g = torch.Generator().manual_seed(0)
+    pairs = [(torch.randint(7, shape, generator=g), torch.randint(7, shape, generator=g)) for shape in shapes]
+    for _, y in pairs if ignored is not None else ():
+        y[torch.rand(y.shape, generator=g) < 0.6 * torch.rand((), generator=g)] = ignored
+    return pairs
+
+
+def true_means(model, batches, **options):
+    """The mean loss of all that counts, at once, and the loss of each batch."""
+    losses, scores, targets = [], [], []
+    with torch.no_grad():
+        for x, y in batches:
+            out = model(x)
+            losses.append(torch_F.cross_entropy(out, y, **options).item())
+            scores.append(out.movedim(1, -1).reshape(-1, out.shape[1]))
+            targets.append(y.reshape(-1))
+    return torch_F.cross_entropy(torch.cat(scores), torch.cat(targets), **options).item(), losses
+
+
+TARGETS = [
+    (sequences((4, 6), (2, 6)), {}, None),
+    (sequences((6, 4), (6, 1)), {}, None),  # the sequence comes first
+    (sequences((4, 6), (4, 2), (1, 9)), {}, None),  # sequences of different lengths
+    (sequences((4, 6), (2, 6), ignored=-100), {}, lambda xb, yb: (yb != -100).sum()),
+    (sequences((4, 6), (2, 3), ignored=0), {"ignore_index": 0}, lambda xb, yb: int((yb != 0).sum())),
+    (sequences((4, 6), (2, 6)), {"weight": torch.arange(1.0, 8)}, lambda xb, yb: torch.arange(1.0, 8)[yb].sum()),
+]
+
+
+@pytest.mark.parametrize("batches, options, count", TARGETS, ids=["tokens", "sequence first", "lengths", "ignored", "padding", "weights"])
+def test_the_mean_is_that_of_all_that_counts(batches, options, count):
+    def loss_func(out, yb):
+        return torch_F.cross_entropy(out, yb, **options)
+
+    model, history = Tokens(), History()
+    wanted, losses = true_means(model, batches, **options)
+    assert abs(wanted - sum(losses) / len(losses)) > 1e-4, "the mean of the batches is another"
+    assert evaluate(model, loss_func, batches, None, count)[0] == pytest.approx(wanted, rel=1e-5)
+    figures = fit(1, model, loss_func, optim.SGD(model.parameters(), lr=0.0), batches, batches, metric=None, count=count, history=history, verbose=False)
+    assert history.epochs[0]["train_loss"] == pytest.approx(wanted, rel=1e-5) == figures[0]
+
+
+def test_a_metric_of_ones_own_is_weighted_like_the_loss_and_accuracy_by_rows():
+    batches, weight = [(torch.randn(8, 8), torch.zeros(8, dtype=torch.int64)), (torch.randn(2, 8), torch.ones(2, dtype=torch.int64))], tensor([1.0, 9.0, 1.0])
+    model = network()
+    _, acc = evaluate(model, lambda out, yb: torch_F.cross_entropy(out, yb, weight), batches, count=lambda xb, yb: weight[yb].sum())
+    with torch.no_grad():
+        assert acc == pytest.approx(sum((model.eval()(xb).argmax(1) == yb).sum().item() for xb, yb in batches) / 10)
+    _, share = evaluate(model, cross_entropy, batches, lambda out, yb: yb[0], lambda xb, yb: weight[yb].sum())
+    assert share == pytest.approx(18 / 26)
+
+
+PAIRED = [(torch.zeros(4, 8), (torch.zeros(4, dtype=torch.int64), torch.ones(4))), (torch.zeros(2, 8), (torch.zeros(2, dtype=torch.int64), torch.ones(2)))]
+
+
+@pytest.mark.parametrize("batches, message", [
+    (PAIRED, "yb is of type tuple, not a tensor, so count"),
+    ([(xb, {"y": yb[0]}) for xb, yb in PAIRED], "yb is of type dict, not a tensor, so count"),
+    ([(xb, yb[0].tolist()) for xb, yb in PAIRED], "yb is of type list, not a tensor, so count"),
+    ([(xb, yb[0] - 100) for xb, yb in PAIRED], "yb has -100 in it, which stands for no class, so count"),
+    ([(PAIRED[0][0], tensor([0, 1, -1, 2]))], "yb has -1 in it, which stands for no class, so count"),
+])
+def test_what_cannot_be_counted_is_asked_for(batches, message):
+    model, history = network(), History()
+
+    def loss_func(out, yb):
+        return out.square().mean()
+
+    where = {"validation batch 1": lambda count=None: evaluate(model, loss_func, batches, None, count),
+             "epoch 1, batch 1": lambda count=None: fit(1, model, loss_func, sgd(model), batches, our_loaders()[1], metric=None, count=count, history=history, verbose=False)}
+    for place, call in where.items():
+        with pytest.raises((TypeError, ValueError), match=f"^{place}: {message}"):
+            call()
+        assert math.isfinite(call(count=lambda xb, yb: len(xb))[0])
+        for wrong in (-1, math.nan):
+            with pytest.raises(ValueError, match=f"{place}: count should return a number of at least 0, but it is {float(wrong)}"):
+                call(count=lambda xb, yb: wrong)
+
+
+def test_a_batch_of_which_nothing_counts_is_left_out_of_the_mean():
+    x, y = rows(20)
+    ignored = torch.full((20,), -100)
+    model, count = network(), lambda xb, yb: (yb != -100).sum()
+    for metric in (None, lambda out, yb: (out.argmax(1) == yb)[yb != -100].float().mean()):
+        expected = evaluate(model, torch_F.cross_entropy, [(x, y)], metric)
+        assert evaluate(model, torch_F.cross_entropy, [(x, ignored), (x, y), (x, ignored)], metric, count) == pytest.approx(expected)
+        with pytest.raises(ValueError, match="at least one row that counts"):
+            evaluate(model, torch_F.cross_entropy, [(x, ignored)], metric, count)
+
+
+@pytest.mark.parametrize("ignored, count", [(-100, None), (-100, lambda xb, yb: (yb != -100).sum()), (2, None)])
+def test_a_loss_of_nothing_says_so_and_gives_no_advice_on_rates(ignored, count):
+    model, (x, _) = network(), rows(20)
+    dl = [(x, torch.full((20,), ignored))]
+
+    def loss_func(out, yb):
+        return torch_F.cross_entropy(out, yb, ignore_index=ignored)
+
+    with pytest.raises(FloatingPointError, match="the loss is nan at epoch 1, batch 1.*the outputs are finite: does any target of the batch count") as caught:
+        fit(1, model, loss_func, sgd(model), dl, our_loaders()[1], count=count, verbose=False)
+    assert "tenth" not in str(caught.value) and all(p.isfinite().all() for p in model.parameters())
+    if ignored == 2:
+        with pytest.raises(FloatingPointError, match="the validation loss is nan after epoch 1.*does any target of the batch count") as caught:
+            fit(1, model, loss_func, sgd(model), our_loaders()[0], dl, verbose=False)
+        assert "tenth" not in str(caught.value)
+
+
+def test_outputs_that_are_not_finite_are_not_taken_for_targets_that_do_not_count():
+    model, (x, y) = nn.Sequential(nn.Linear(8, 3), Overflow()), rows(16)
+    with pytest.raises(FloatingPointError, match="inputs and weights are finite: try a tenth"):
+        fit(1, model, cross_entropy, sgd(model), [(x, y)], [(x, y)], verbose=False)
+
+
+class Overflow(nn.Module):
+    def forward(self, x):
+        return x * torch.inf
+
+
+class TwoHeads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.layer(x), x
+
+
+def test_a_metric_that_cannot_read_a_batch_is_named():
+    x, y = rows(20)
+    model = TwoHeads()
+    with pytest.raises(ValueError, match=r"validation batch 1: metric=accuracy fails, where out is of type tuple and yb \[20\] of torch.int64: "):
+        evaluate(model, lambda out, yb: cross_entropy(out[0], yb), [(x, y)])
+    with pytest.raises(ValueError, match=r"validation batch 1: metric=accuracy fails, where out is \[20, 3\] of torch.float32 and yb of type tuple: "):
+        fit(1, model.layer, lambda out, yb: cross_entropy(out, yb[0]), sgd(model.layer), [(x, (y, y))], [(x, (y, y))], count=lambda xb, yb: 20, verbose=False)
+    for metric in (lambda out, yb: out, lambda out, yb: {}["a"], lambda out, yb: None):
+        with pytest.raises(ValueError, match="metric=.* fails"):
+            evaluate(model.layer, cross_entropy, [(x, y)], metric)
+    assert evaluate(model, lambda out, yb: cross_entropy(out[0], yb), [(x, y)], lambda out, yb: accuracy(out[0], yb))[1] >= 0
+
+
+def test_an_optimizer_of_another_model_is_noticed():
+    model, other, loss_func, history = network(), network(), Warm(), History()
+    stale = sgd(model)
+    model[4] = nn.Linear(16, 3)
+    strange = {"all": (network(), sgd(other), cross_entropy, "6 of its 6"), "a layer": (model, stale, cross_entropy, "2 of its 6"),
+               "the loss": (model, optim.SGD([*model.parameters(), *loss_func.parameters()], 0.1), Warm(), "1 of its 7")}
+    for name, (model, opt, loss, message) in strange.items():
+        for call in (lambda: fit(1, model, loss, opt, *our_loaders(), history=history, verbose=False), lambda: lr_find(model, loss, opt, our_loaders()[0])):
+            with pytest.raises(ValueError, match=f"opt should hold parameters of model, .* but {message} are of neither"):
+                call()
+    assert not history.losses
+    model = network()
+    for part in (model, model[0]):
+        fit(1, model, loss_func, optim.SGD([*part.parameters(), *loss_func.parameters()], 0.1), *our_loaders(), verbose=False)
+
+
 # fit
+
+class Epochs(torch_data.Sampler):
+    """Mixes by the number of the epoch, as torch's DistributedSampler does."""
+
+    def __init__(self, n, size=None):
+        self.n, self.size, self.epoch, self.told = n, size, 0, []
+
+    def __len__(self):
+        return -(-self.n // self.size) if self.size else self.n
+
+    def __iter__(self):
+        order = torch.randperm(self.n, generator=torch.Generator().manual_seed(self.epoch)).tolist()
+        return iter([order[i : i + self.size] for i in range(0, self.n, self.size)] if self.size else order)
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+        self.told.append(epoch)
+
+
+def told_by_sampler(ds):
+    sampler = Epochs(100)
+    return sampler, torch_data.DataLoader(ds, 16, sampler=sampler)
+
+
+def told_by_batch_sampler(ds):
+    sampler = Epochs(100, 16)
+    return sampler, torch_data.DataLoader(ds, batch_sampler=sampler)
+
+
+def told_inside_a_batch_sampler(ds):
+    sampler = Epochs(100)
+    return sampler, torch_data.DataLoader(ds, batch_sampler=torch_data.BatchSampler(sampler, 16, False))
+
+
+def told_by_batches_as_items(ds):
+    sampler = Epochs(100, 16)
+    return sampler, torch_data.DataLoader(ds, batch_size=None, sampler=sampler)
+
+
+@pytest.mark.parametrize("make", [told_by_sampler, told_by_batch_sampler, told_inside_a_batch_sampler, told_by_batches_as_items])
+def test_a_sampler_is_told_the_epoch_also_when_a_run_goes_on(make, tmp_path, monkeypatch):
+    def run(**options):
+        sampler, train_dl = make(Dataset(*rows()))
+        model, history = network(), History()
+        fit(3, model, cross_entropy, sgd(model), train_dl, our_loaders()[1], history=history, verbose=False, **options)
+        return sampler.told, list(history.losses), model
+
+    told, losses, model = run()
+    assert told == [0, 1, 2]
+    with monkeypatch.context() as patched:
+        cut_at(patched, 7 + 3)
+        with pytest.raises(Cut):
+            run(checkpoint=tmp_path / "a", save_every=0)
+    told, resumed, again = run(checkpoint=tmp_path / "a", resume=True)
+    assert told == [1, 2] and resumed == losses
+    same_bits(model, again)
+
+
+def test_the_distributed_sampler_of_torch_mixes_anew_in_each_epoch():
+    seen = []
+
+    def loss_func(out, yb):
+        seen.append(yb.tolist())
+        return cross_entropy(out, yb)
+
+    x, y = rows(32)
+    sampler = torch_data.DistributedSampler(range(32), num_replicas=2, rank=0)
+    model = network()
+    fit(2, model, loss_func, sgd(model), torch_data.DataLoader(Dataset(x, y), 16, sampler=sampler), our_loaders()[1], verbose=False)
+    orders = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        orders.append(y[list(sampler)].tolist())
+    assert seen[0] == orders[0] and orders[1] in seen and orders[0] != orders[1]
+
+
+def test_what_comes_in_eval_mode_stays_in_it_where_the_model_is_in_train_mode():
+    model, modes = network(), set()
+    model[1].eval()
+    frozen = {name: value.clone() for name, value in model[1].named_buffers()}
+
+    def loss_func(out, yb):
+        modes.add(tuple(module.training for module in model))
+        return cross_entropy(out, yb)
+
+    fit(2, model, loss_func, sgd(model), *our_loaders(), verbose=False)
+    assert modes == {(True, False, True, True, True), (False,) * 5}
+    assert all(torch.equal(value, frozen[name]) for name, value in model[1].named_buffers())
+    assert not any(module.training for module in model.modules())
+    modes.clear()
+    fit(1, model, loss_func, sgd(model), *our_loaders(), verbose=False)  # a model in eval mode is trained whole
+    assert modes == {(True,) * 5, (False,) * 5}
+
 
 def plain_loop(epochs, model, loss_func, opt, train_dl, scheduler=None):
     """The loop that everybody writes."""
@@ -268,7 +533,8 @@ def blow_up(at, value=math.inf):
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_a_loss_that_is_not_finite_stops_before_its_step(value, tmp_path):
     model, history, path = network(), History(), tmp_path / "run.safetensors"
-    with pytest.raises(FloatingPointError, match=rf"the loss is {value} at epoch 2, batch 3, learning rate 0.1; inputs and weights are finite: try a tenth"):
+    cause = "inputs and weights are finite: try a tenth" if value == math.inf else "the outputs are finite: does any target of the batch count?"
+    with pytest.raises(FloatingPointError, match=rf"the loss is {value} at epoch 2, batch 3, learning rate 0.1; {re.escape(cause)}"):
         fit(3, model, blow_up(7 + 2 + 3, value), sgd(model), *our_loaders(), history=history, checkpoint=path, save_every=0, verbose=False)
     assert len(history.losses) == 9 and len(history.epochs) == 1
     assert all(p.isfinite().all() for p in model.parameters())
@@ -484,6 +750,73 @@ def test_lr_find_steps_at_each_rate_and_leaves_everything_as_it_was():
     assert losses == expected
 
 
+class Keeper(nn.Module):
+    """Has what deepcopy refuses, and everything that a module can hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.utils.weight_norm(nn.Linear(8, 3))
+        self.norm, self.drop, self.note = nn.BatchNorm1d(8), nn.Dropout(0.5), 0
+        self.norm.eval()
+        self.register_buffer("seen", torch.zeros(1), persistent=False)
+        self.register_buffer("empty", None)
+
+    def forward(self, x):
+        self.seen = self.seen + 1  # another tensor each time
+        self.note += 1
+        self.kept = self.layer(self.drop(self.norm(x)))
+        return self.kept
+
+    def get_extra_state(self):
+        return {"note": self.note}
+
+    def set_extra_state(self, state):
+        self.note = state["note"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # the old weight_norm is the one that deepcopy refuses
+@pytest.mark.parametrize("failing", [False, True])
+@pytest.mark.parametrize("make", [sgd, lambda model: optim.Adam(model.parameters()), lambda model: torch.optim.Adam(model.parameters()),
+                                  lambda model: torch.optim.RMSprop(model.parameters(), momentum=0.9)], ids=["SGD", "Adam", "torch's Adam", "RMSprop"])
+def test_lr_find_gives_everything_back(make, failing):
+    model, loss_func = Keeper(), Warm()
+    x, y = rows()
+    train_dl = augmented_loaders()[0] if failing else our_loaders()[0]
+    opt = make(model)
+    opt.add_param_group({"params": list(loss_func.parameters()), "lr": 0.3})
+    for _ in range(2):
+        loss_func(model(x), y).backward()
+        opt.step()
+    with pytest.raises((RuntimeError, TypeError)):
+        copy.deepcopy(model)
+
+    def everything():
+        parts = (model, loss_func)
+        generators = [train_dl.generator] if train_dl.generator else []
+        return [copy.deepcopy([(name, value.detach()) for part in parts for name, value in (*part.named_parameters(), *part.named_buffers())]),
+                [p.grad.clone() for part in parts for p in part.parameters()], copy.deepcopy(opt.state_dict()), model.note, [module.training for module in model.modules()],
+                torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist(), [g.get_state() for g in generators]]
+
+    before, objects = everything(), [id(t) for t in (*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters()))]
+    groups, state = opt.param_groups, {p: id(s) for p, s in opt.state.items()}
+    if failing:
+        with pytest.raises(RuntimeError, match="batch 8"):
+            lr_find(model, loss_func, opt, [*list(islice(train_dl, 7)), (torch.zeros(2, 9), y[:2])])
+        before[5:8] = everything()[5:8]  # the list above drew them
+    else:
+        assert len(lr_find(model, loss_func, opt, train_dl, steps=30)[0]) > 5
+    alike(everything(), before)
+    assert objects == [id(t) for t in (*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters()))]
+    assert opt.param_groups is groups and state == {p: id(s) for p, s in opt.state.items()}
+
+
+@pytest.mark.parametrize("options", [{"steps": 1}, {"low": 0.0}, {"low": 1.0, "high": 0.1}, {"low": -1.0}])
+def test_lr_find_refuses_rates_that_do_not_grow(options):
+    model = network()
+    with pytest.raises(ValueError, match="steps should be at least 2 and 0 < low < high"):
+        lr_find(model, cross_entropy, sgd(model), our_loaders()[0], **options)
+
+
 def test_lr_find_ends_when_the_loss_runs_away():
     model, (x, y) = nn.Linear(8, 3), rows()
     lrs, losses = lr_find(model, mse_to_hot, optim.SGD(model.parameters(), 0.1), [(x, y)], low=1e-2, high=1e10)
@@ -532,6 +865,48 @@ def test_one_cycle_stays_low_after_its_end_and_refuses_odd_numbers():
             one_cycle(opt, steps, warmup)
     for steps in (1, 2):
         one_cycle(opt, steps)
+
+
+def no_history(opt):
+    """A new optimizer."""
+
+
+def a_schedule_that_ended(opt):
+    schedule = one_cycle(opt, 3)
+    for _ in range(5):
+        opt.step()
+        schedule.step()
+
+
+def a_state_of_another_run(opt):
+    other = type(opt)([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)], lr=5.0)
+    torch.optim.lr_scheduler.ExponentialLR(other, 0.5)
+    opt.load_state_dict(other.state_dict())
+
+
+def a_new_optimizer_with_old_groups(opt):
+    for group in opt.param_groups:
+        group["initial_lr"] = 7.0
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, optim.SGD, torch.optim.AdamW, optim.Adam])
+@pytest.mark.parametrize("history", [
+    no_history, a_schedule_that_ended, a_state_of_another_run, a_new_optimizer_with_old_groups,
+    lambda opt: torch.optim.lr_scheduler.OneCycleLR(opt, 0.4, total_steps=9, cycle_momentum=False),
+    lambda opt: torch.optim.lr_scheduler.ReduceLROnPlateau(opt),
+], ids=["none", "ended", "loaded", "groups", "OneCycleLR", "plateau"])
+def test_the_rates_at_the_call_are_the_highest_of_one_cycle(make, history):
+    opt = make([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)], lr=0.3)
+    history(opt)
+    for group, lr in zip(opt.param_groups, (0.01, 0.02)):
+        group["lr"] = lr
+    schedule, rates = one_cycle(opt, 20, 0.5), []
+    for _ in range(20):
+        rates.append([group["lr"] for group in opt.param_groups])
+        opt.step()
+        schedule.step()
+    assert [max(column) for column in zip(*rates)] == pytest.approx([0.01, 0.02])
+    assert rates[0] == pytest.approx([0.01 / 25, 0.02 / 25]) and schedule.base_lrs == [0.01, 0.02]
 
 
 # Checkpoints
@@ -613,11 +988,15 @@ class Warm(nn.Module):
         return torch_F.cross_entropy(out * self.scale, yb)
 
 
+MADE = []  # the schedules of all runs
+
+
 def whole_run(loaders, make_opt="our SGD", make_scheduler="one_cycle", epochs=3, seed=7, **options):
     model, loss_func, history = network(seed=seed), Warm(), History()
     opt = OPTIMIZERS[make_opt](model)
     opt.add_param_group({"params": list(loss_func.parameters())})
-    scheduler = SCHEDULERS[make_scheduler](opt)
+    scheduler = SCHEDULERS.get(make_scheduler, make_scheduler)(opt)
+    MADE.append(scheduler)
     train_dl, valid_dl = LOADERS[loaders]()
     for seeded in (torch.manual_seed, random.seed, np.random.seed):
         seeded(seed)
@@ -643,6 +1022,100 @@ def test_a_run_that_is_cut_ends_with_the_same_bits(loaders, make_opt, make_sched
     same_bits(expected[1], resumed[1])
     alike(expected[2].state_dict(), resumed[2].state_dict())
     assert expected[3:] == resumed[3:]
+
+
+def schedules():
+    """One of each kind that torch has, and some of several."""
+    lrs = torch.optim.lr_scheduler
+    return {
+        "StepLR": lambda opt: lrs.StepLR(opt, 4, 0.5), "MultiStepLR": lambda opt: lrs.MultiStepLR(opt, [3, 9, 9]), "ConstantLR": lambda opt: lrs.ConstantLR(opt, 0.5, 9),
+        "LinearLR": lambda opt: lrs.LinearLR(opt, total_iters=9), "ExponentialLR": lambda opt: lrs.ExponentialLR(opt, 0.9), "PolynomialLR": lambda opt: lrs.PolynomialLR(opt, 30),
+        "CosineAnnealingLR": lambda opt: lrs.CosineAnnealingLR(opt, 30), "restarts": lambda opt: lrs.CosineAnnealingWarmRestarts(opt, 4), "CyclicLR": lambda opt: lrs.CyclicLR(opt, 0.01, 0.1, 4),
+        "MultiplicativeLR": lambda opt: lrs.MultiplicativeLR(opt, lambda step: 0.9),
+        "sequence": lambda opt: lrs.SequentialLR(opt, [lrs.LinearLR(opt, total_iters=5), lrs.MultiStepLR(opt, [4, 4, 7])], [5]),
+        "chain": lambda opt: lrs.ChainedScheduler([lrs.MultiStepLR(opt, [4, 12]), lrs.ExponentialLR(opt, 0.95)]),
+        "numpy's rate": lambda opt: lrs.LambdaLR(opt, lambda step: np.float32(0.9) ** step),
+    }
+
+
+@pytest.mark.parametrize("kind", schedules())
+def test_any_schedule_goes_on_where_it_was(kind, tmp_path, monkeypatch):
+    make = schedules()[kind]
+    expected = whole_run("ours", make_scheduler=make)
+    with monkeypatch.context() as patched:
+        cut_at(patched, 8)
+        with pytest.raises(Cut):
+            whole_run("ours", make_scheduler=make, checkpoint=tmp_path / "run", save_every=0)
+    resumed = whole_run("ours", make_scheduler=make, checkpoint=tmp_path / "run", resume=True, seed=8)
+    same_bits(expected[0], resumed[0])
+    assert expected[3:] == resumed[3:]
+    kept = load_checkpoint(tmp_path / "run")
+    alike(kept["scheduler"], MADE[-1].state_dict())
+    alike(kept["opt"], resumed[2].state_dict())
+
+
+class Versioned(nn.Linear):
+    """A layer whose third version reads states of the second, and has something to keep that is no tensor."""
+
+    _version = 2
+    note = "new"
+
+    def get_extra_state(self):
+        return {"note": self.note}
+
+    def set_extra_state(self, state):
+        self.note = state["note"]
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        self.loaded_version = local_metadata.get("version")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def test_the_version_of_a_layer_and_its_extra_state_are_kept(tmp_path):
+    model, path = Versioned(8, 3), tmp_path / "a"
+    model.note = "old"
+    fit(1, model, cross_entropy, sgd(model), *our_loaders(), checkpoint=path, verbose=False)
+    for load in (lambda model: fit(1, model, cross_entropy, sgd(model), *our_loaders(), checkpoint=path, resume=True, verbose=False),
+                 lambda model: model.load_state_dict(load_checkpoint(path)["model"])):
+        other = Versioned(8, 3)
+        load(other)
+        assert (other.loaded_version, other.note) == (2, "old")
+    alike(load_checkpoint(path)["model"], model.state_dict())
+    assert load_checkpoint(path)["model"]._metadata == model.state_dict()._metadata
+
+
+def with_buffer(value):
+    model = network()
+    model.register_buffer("extra", value)
+    return model
+
+
+def with_weight(value):
+    model = network()
+    model[0].weight = nn.Parameter(value)
+    return model
+
+
+@pytest.mark.parametrize("make, name", [
+    (lambda: with_buffer(torch.eye(3).to_sparse()), "model.extra is a Tensor, torch.sparse_coo"),
+    (lambda: with_buffer(torch.zeros(3, device="meta")), "model.extra is a Tensor, torch.strided, torch.float32, meta"),
+    (lambda: with_weight(torch.zeros(16, 8, device="meta")), "model.0.weight is a Tensor, torch.strided, torch.float32, meta"),
+    (lambda: with_weight(torch.zeros(16, 8).to_sparse()), "model.0.weight is a Tensor, torch.sparse_coo"),
+    (lambda: nn.Sequential(nn.LazyLinear(3)), "model.0.weight is a UninitializedParameter"),
+])
+def test_what_a_checkpoint_cannot_hold_is_refused_by_name_before_the_first_step(make, name, tmp_path):
+    model, history = make(), History()
+    with pytest.raises(TypeError, match=name):
+        fit(1, model, cross_entropy, sgd(model), *our_loaders(), history=history, checkpoint=tmp_path / "a", verbose=False)
+    assert not history.losses and os.listdir(tmp_path) == []
+
+
+def test_complex_numbers_of_any_size_go_on(tmp_path):
+    for dtype in (torch.complex64, torch.complex128):
+        model = with_buffer(torch.randn(3, dtype=dtype))
+        for _ in range(2):
+            fit(1, model, cross_entropy, sgd(model), *our_loaders(), checkpoint=tmp_path / str(dtype), resume=True, verbose=False)
+        assert torch.equal(load_checkpoint(tmp_path / str(dtype))["model"]["extra"], model.extra)
 
 
 def test_a_run_that_goes_on_says_where_and_a_finished_one_that_it_is(tmp_path, capsys):

@@ -128,6 +128,9 @@ def test_closing_headings_out_of_order():
 
 def test_a_heading_after_the_last():
     complaint(check_closing(lesson(turn=TURN + "\n\n## Answers")), "the last headings should be")
+    ships = TURN + "\n\n## The version that ships"
+    assert check_closing(lesson(turn=ships)) == []
+    complaint(check_closing(lesson(turn=ships + "\n\n## Answers")), "the last headings should be")
 
 
 @pytest.mark.parametrize("built", [None, "lines 2\n", "half\n", "halfway 2\n"])

@@ -3,6 +3,7 @@
 import pickle
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 import torch.utils.data as torch_data
@@ -31,12 +32,16 @@ def same(ours, theirs):
 
 # Dataset
 
-@pytest.mark.parametrize("i", [0, 9, -1, slice(2, 5), slice(7, 100), slice(0, 0), slice(None, None, 3), tensor([9, 0, 0, 3]), tensor([], dtype=torch.int64)], ids=str)
+@pytest.mark.parametrize("i", [0, 9, -1, slice(2, 5), slice(7, 100), slice(0, 0), slice(None, None, 3), tensor([9, 0, 0, 3]), tensor([], dtype=torch.int64),
+                               tensor(3), [3, 6, 8], [], [tensor(2), tensor(5)], range(2, 6), tensor([1, 2], dtype=torch.int32), np.int64(7), np.array(4), np.array([3, 6]),
+                               np.array([], dtype=np.int64), np.arange(5, dtype=np.uint8), np.arange(5)[::-1], np.array([1, 2], dtype=">i4")], ids=repr)
 @pytest.mark.parametrize("shape", [(10, 3), (10,), (10, 1, 2, 2)], ids=str)
 def test_a_dataset_is_indexed_like_its_tensors(i, shape):
     x, y = torch.randn(shape, generator=seeded()), torch.arange(10)
     got = Dataset(x, y)[i]
     assert isinstance(got, tuple)
+    if not isinstance(i, (slice, torch.Tensor)):  # torch's own tensors do not take all of these
+        i = tensor(np.array(i).tolist(), dtype=torch.int64)
     same([got], [(x[i], y[i])])
 
 
@@ -80,9 +85,19 @@ def test_a_dataset_names_what_does_not_fit(x, y, error, message):
     (10, IndexError, "out of bounds"),
     (tensor([1, 10, 11]), IndexError, "i holds row 10, but the rows are 0 to 9"),
     (tensor([1, -1]), IndexError, "i holds row -1"),
-    (0.5, TypeError, "but it is a float"),
-    ([1, 2], TypeError, "but it is a list"),
-    (tensor(1), TypeError, r"torch.int64 with shape \[\]"),
+    ([1, 10], IndexError, "i holds row 10, but the rows are 0 to 9"),
+    (np.array([1, -1]), IndexError, "i holds row -1"),
+    (tensor(10), IndexError, "out of bounds"),
+    (0.5, TypeError, "but it is 0.5"),
+    ((1, 2), TypeError, r"but it is \(1, 2\)"),
+    ([0.0, 1.0], TypeError, r"but it is \[0.0, 1.0\]"),
+    ([True] * 10, TypeError, r"but it is \[True, "),
+    (np.ones(10, dtype=bool), TypeError, r"but it is bool with shape \[10\]"),
+    (np.array(0.5), TypeError, r"but it is float64 with shape \[\]"),
+    ([[1], [2, 3]], TypeError, r"but it is \[\[1\], \[2, 3\]\]"),
+    ([[1, 2]], TypeError, r"but it is \[\[1, 2\]\]"),
+    ("1", TypeError, "but it is '1'"),
+    (None, TypeError, "but it is None"),
     (tensor([[1]]), TypeError, r"torch.int64 with shape \[1, 1\]"),
     (tensor([1.0]), TypeError, r"torch.float32 with shape \[1\]"),
     (torch.ones(10, dtype=torch.bool), TypeError, r"torch.bool with shape \[10\]"),
@@ -316,6 +331,31 @@ def test_a_loader_names_what_is_wrong(ds, bs, error, message):
 def test_the_torch_loader_takes_our_dataset_with_workers_too():
     ds = Dataset(*rows())
     same(torch_data.DataLoader(pickle.loads(pickle.dumps(ds)), 4, num_workers=1), DataLoader(ds, 4))
+
+
+def test_the_samplers_of_torch_index_our_dataset():
+    x, y = rows()
+    batches = torch_data.BatchSampler(torch_data.RandomSampler(range(10), generator=seeded()), 4, drop_last=False)
+    orders = torch.randperm(10, generator=seeded()).split(4)
+    same(torch_data.DataLoader(Dataset(x, y), batch_size=None, sampler=batches), [(x[i], y[i]) for i in orders])
+    halves = torch_data.random_split(Dataset(x, y), [5, 5], seeded())
+    same(DataLoader(halves[0], 5), [(x[halves[0].indices], y[halves[0].indices])])
+    same(DataLoader(torch_data.Subset(Dataset(x, y), np.array([4, 2])), 2), [(x[[4, 2]], y[[4, 2]])])
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_what_others_read_of_a_loader_is_what_they_read_of_that_of_torch(drop_last):
+    ds, generator = torch_data.TensorDataset(*rows()), seeded()
+    ours = DataLoader(ds, 4, drop_last=drop_last, generator=generator)
+    theirs = torch_data.DataLoader(ds, 4, drop_last=drop_last, generator=generator)
+    for name in ("dataset", "batch_size", "drop_last", "generator", "num_workers", "pin_memory", "persistent_workers"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert len(ours.batch_sampler) == len(theirs.batch_sampler)
+    assert [list(range(10)[i]) for i in ours.batch_sampler] == list(theirs.batch_sampler)
+    assert DataLoader(ds, 4, collate=list).collate_fn is list
+    for name in ("batch_size", "drop_last"):
+        with pytest.raises(AttributeError):  # another one would not be used
+            setattr(ours, name, 8)
 
 
 # get_dls

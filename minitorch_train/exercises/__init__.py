@@ -468,13 +468,14 @@ def judge(
     """Run an answer on the cases of its exercise and say what came of it. Nothing is recorded."""
     if verdict := _no_answer(exercise, answer):
         return verdict
+    # first what is known, so that nothing is loaded in the time of the answer
+    wanted, given = ([_outcome(exercise, other, case) for case in exercise.cases]
+                     for other in (exercise.reference, exercise.given))
     seen = _called(exercise, answer) if callable(exercise.reference) else answer
     ran = _run(exercise, answer, seen)
     if isinstance(ran, Verdict):
         return ran
     outcomes, printed = ran
-    wanted, given = ([_outcome(exercise, other, case) for case in exercise.cases]
-                     for other in (exercise.reference, exercise.given))
     if all(map(agree, outcomes, wanted)):
         return _right(exercise, answer, seen)
     if printed and all(outcome is None for outcome in outcomes):
