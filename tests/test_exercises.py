@@ -242,6 +242,19 @@ def test_an_answer_that_never_ends_is_stopped(bank, capsys):
         assert "input" in text and "[0]" in text
 
 
+def bare(x):
+    while True:
+        try:
+            time.sleep(0.01)
+        except:  # noqa: E722
+            pass
+
+
+def test_an_endless_loop_round_a_bare_except_is_stopped_and_named(bank, capsys):
+    text = said(capsys, bare)
+    assert text.startswith("99.1 stopped after 0.3 seconds. An `except:` without a type") and sys.gettrace() is None
+
+
 def test_an_answer_that_never_ends_is_stopped_in_another_thread(bank, capsys):
     thread = threading.Thread(target=check, args=("99.1", forever))
     thread.start()
