@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # imported where it is needed: torch is slow to load, and run
     from torch import Tensor
 
     from minitorch_train.fitting import History
+    from minitorch_train.model import Model
     from minitorch_train.running import LessonRun
 
 # %% ../nbs/machinery/command_line.ipynb #04e83cdd
@@ -447,6 +448,21 @@ def _train_digits(
 _SURE = 0.6  # `benchmarks/sure.py` says what it costs, and why it is not 0.7
 
 
+def _network(path: Path) -> "Model":
+    """The network of a checkpoint, or the end of the command."""
+    import minitorch_train as mt
+
+    try:
+        weights = mt.load_checkpoint(path)["model"]
+        model = mt.Model(784, len(weights["layers.0.weight"]), 10)
+        model.load_state_dict(weights)
+        return model
+    except (KeyError, AttributeError, TypeError, RuntimeError) as error:
+        _fail(f"{path} holds no network for digits: {type(error).__name__}: {error}")
+    except (OSError, ValueError) as error:
+        _fail(str(error))
+
+
 @app.command("predict")
 def _predict(
     images: Annotated[list[Path], typer.Argument(
@@ -463,15 +479,7 @@ def _predict(
     import minitorch_train as mt
     from minitorch_train.pictures import read_digit
 
-    path = checkpoint / "run.safetensors"
-    try:
-        weights = mt.load_checkpoint(path)["model"]
-        model = mt.Model(784, len(weights["layers.0.weight"]), 10)
-        model.load_state_dict(weights)
-    except (KeyError, AttributeError, TypeError, RuntimeError) as error:
-        _fail(f"{path} holds no network for digits: {type(error).__name__}: {error}")
-    except (OSError, ValueError) as error:
-        _fail(str(error))
+    model = _network(checkpoint / "run.safetensors")
     try:
         x_train = mt.get_data()[0]
     except (OSError, ValueError) as error:
