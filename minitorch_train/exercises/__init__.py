@@ -18,6 +18,7 @@ import sys
 import sysconfig
 import textwrap
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -165,6 +166,10 @@ def _outcome(
         return Raised(error)
 
 # %% ../../nbs/exercises/engine.ipynb #2ba2cff5
+class _TooLate(BaseException):
+    """Raised in a thread to take the place of a `_RanAway` that nobody needs any more."""
+
+
 class _RanAway(BaseException):
     """Raised in an answer that takes too long, and once more at the next line, in case an `except:` has caught it."""
 
@@ -228,7 +233,9 @@ def _time_limit(
     finally:
         done.set()
         watcher.join()
-        interrupt(thread, None)  # one that was raised too late
+        with suppress(_TooLate):  # takes the place of one that came too late; to clear it with None would leave
+            interrupt(thread, ctypes.py_object(_TooLate))  # Python 3.11 a flag on which a profiled call waits for ever
+            time.sleep(0)
         sys.settrace(traced)
 
 # %% ../../nbs/exercises/engine.ipynb #5b02f068
