@@ -6,8 +6,11 @@
 __all__ = ['get_data', 'get_test_data', 'show_digits', 'normalize']
 
 # %% ../nbs/01_data.ipynb #c6a22ae5
+from collections.abc import Iterable
 from importlib.resources import files
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,47 +89,57 @@ def get_test_data(
     return _load_parts(path)[2]
 
 # %% ../nbs/01_data.ipynb #f08d214b
-def show_digits(
-    x: Tensor,                          # images, `[n, 784]` or `[n, 28, 28]`
-    labels: Tensor | list | None = None,  # what to write above each, `[n]`
-    cols: int = 10,                     # images in a row
-) -> "matplotlib.figure.Figure":        # the figure, which a notebook shows by itself
+def _kind(value: Any) -> str:
+    """What a value is, for a message."""
+    return str(value.dtype) if isinstance(value, Tensor) else f"of type {type(value).__name__}"
+
+
+def show_digits(x: Tensor, labels: Tensor | list | None = None, cols: int = 10) -> "matplotlib.figure.Figure":
     """Draw images in a grid, ink dark, with their labels above them.
 
-    Raises `ValueError` when there are no images, when they do not have 784 pixels, or not one
-    label each.
+    `x` is `[n, 784]` or `[n, 28, 28]`; there are `cols` images in a row. Raises `TypeError` when
+    `x` is no tensor of real numbers, `ValueError` when there are no images, when they do not
+    have 784 pixels, or not one label each.
     """
     import matplotlib.pyplot as plt  # slow to import, and not everybody draws
 
+    if not isinstance(x, Tensor) or x.is_complex():
+        raise TypeError(f"x should be a tensor of real numbers, but it is {_kind(x)}")
     if x.shape[1:].numel() != 784 or not len(x):
         wanted = "[n, 784] or [n, 28, 28] with at least one image"
         raise ValueError(f"x should be {wanted}, but it is {list(x.shape)}")
-    if labels is not None and len(labels) != len(x):
-        raise ValueError(f"labels should have {len(x)} entries, one for each image, but has {len(labels)}")
+    if cols < 1:
+        raise ValueError(f"cols should be at least 1, but it is {cols}")
+    if not isinstance(labels, (Tensor, Iterable, type(None))):
+        raise TypeError(f"labels should be a list or a tensor, but it is {_kind(labels)}")
+    if labels is not None:
+        labels = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+        if len(labels) != len(x):
+            raise ValueError(f"labels should have {len(x)} entries, one for each image, but has {len(labels)}")
     rows = -(-len(x) // cols)
     size = (0.6 * cols, 0.8 * rows)
     fig, axes = plt.subplots(rows, cols, figsize=size, squeeze=False, layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
-    for i, (ax, image) in enumerate(zip(axes.flat, x.detach().cpu().numpy().reshape(-1, 28, 28))):
+    for i, (ax, image) in enumerate(zip(axes.flat, x.detach().cpu().float().numpy().reshape(-1, 28, 28))):
         ax.imshow(image, cmap="gray_r")
         if labels is not None:
-            label = labels[i].item() if isinstance(labels, Tensor) else labels[i]
-            ax.set_title(str(label), fontsize=9)
+            ax.set_title(str(labels[i]), fontsize=9)
     return fig
 
 # %% ../nbs/01_data.ipynb #1f8c1a05
-def normalize(
-    x: Tensor,          # numbers, any shape
-    m: float | Tensor,  # their mean: a number, or a tensor that broadcasts to the shape of `x`
-    s: float | Tensor,  # their standard deviation, likewise, above 0
-) -> Tensor:            # the shape of `x`
+def normalize(x: Tensor, m: float | Tensor, s: float | Tensor) -> Tensor:
     """`(x - m) / s`. Take `m` and `s` from the training set, for every set.
 
-    Raises `ValueError` when `s` is not above 0 everywhere, or when the result would not have
-    the shape of `x`.
+    Each is a number, or a tensor that broadcasts to the shape of `x`. Whole numbers become fractions.
+    Raises `ValueError` when `s` is not above 0 everywhere, when `m` or `s` is not finite, or
+    when the result would not have the shape of `x`; `TypeError` for what is no tensor of numbers.
     """
+    if not isinstance(x, Tensor) or x.dtype == torch.bool:
+        raise TypeError(f"x should be a tensor of numbers, but it is {_kind(x)}")
     for name, value in (("m", m), ("s", s)):
+        if not isinstance(value, (Real, Tensor)) or torch.as_tensor(value).dtype in (torch.bool, torch.complex64, torch.complex128):
+            raise TypeError(f"{name} should be a number or a tensor, but it is {_kind(value)}")
         shape = torch.as_tensor(value).shape
         if len(shape) > x.dim() or any(a not in (1, b) for a, b in zip(shape[::-1], x.shape[::-1])):
             wanted = f"broadcast to the shape {list(x.shape)} of x"
@@ -134,4 +147,9 @@ def normalize(
     if not (torch.as_tensor(s) > 0).all():
         smallest = torch.as_tensor(s).min().item()
         raise ValueError(f"s should be above 0, but its smallest value is {smallest}")
+    for name, value in (("m", m), ("s", s)):
+        if not torch.as_tensor(value).isfinite().all():
+            raise ValueError(f"{name} should be finite, but it holds nan or inf")
+    whole = not (x.is_floating_point() or x.is_complex())
+    x = x.to(torch.get_default_dtype()) if whole else x  # so that 0 - 1 is not 255 in uint8
     return (x - m) / s

@@ -15,7 +15,7 @@ class Model(nn.Module):
 
     `layers` holds the three steps in order. The first weights are those of `torch.nn.Linear`.
     Raises `ValueError` for sizes below 1, and for inputs that do not have `n_in` numbers in
-    their last dimension.
+    their last dimension; `TypeError` for what is no tensor.
     """
 
     def __init__(
@@ -31,12 +31,11 @@ class Model(nn.Module):
                 raise ValueError(message)
         self.layers = nn.ModuleList([nn.Linear(n_in, nh), nn.ReLU(), nn.Linear(nh, n_out)])
 
-    def forward(
-        self,
-        x: Tensor,   # inputs, `[..., n_in]`
-    ) -> Tensor:     # scores, `[..., n_out]`
-        """The scores for each input."""
+    def forward(self, x: Tensor) -> Tensor:
+        """The scores for each input: from `[..., n_in]` to `[..., n_out]`."""
         wanted = self.layers[0].in_features
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x should be a tensor, but it is of type {type(x).__name__}")
         if x.shape[-1:] != (wanted,):
             came = f"but its shape is {list(x.shape)}"
             raise ValueError(f"x should have {wanted} numbers in its last dimension, {came}")

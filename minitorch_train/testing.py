@@ -36,7 +36,10 @@ def _tensor(
 ) -> Tensor | None:  # its values, or None when `x` is something else
     """`x` as a tensor without a gradient, or None when it holds no numbers."""
     if isinstance(x, Tensor):
-        return x.detach().cpu()
+        if x.is_meta:  # a shape without numbers
+            return None
+        x = x.detach().dequantize() if x.is_quantized else x.detach().to_dense()
+        return x.cpu()
     try:
         array = np.asarray(x)
         return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
@@ -54,14 +57,26 @@ def _numbers(
     return values.to(torch.complex128 if values.is_complex() else torch.float64)
 
 # %% ../nbs/00_testing.ipynb #e45cd7d9
-def _difference(
-    a: Any,  # what was computed
-    b: Any,  # what was wanted
-) -> str:    # one line for a failure message
+def _pairs(a: Any, b: Any) -> list[tuple] | None:
+    """The place and both parts, for two dictionaries with the same keys or two lists of one length."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [(key, a[key], b[key]) for key in a]
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
+        return list(zip(range(len(a)), a, b))
+    return None
+
+
+def _difference(a: Any, b: Any) -> str:
     """Where `a` and `b` differ most, or why they cannot be compared number by number."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() != b.keys():
+        return f"only one of them has {list(a.keys() ^ b.keys())}"
     x, y = _numbers(a), _numbers(b)
     if x is None or y is None:
-        return f"a is of type {type(a).__name__}, b of type {type(b).__name__}"
+        pairs = _pairs(a, b)
+        if pairs is None:
+            return f"a is of type {type(a).__name__}, b of type {type(b).__name__}"
+        where = [(place, *pair) for place, *pair in pairs if not _equal(*pair)]
+        return f"at {where[0][0]!r}: {_difference(*where[0][1:])}" if where else "all parts are equal"
     if x.shape != y.shape:
         return f"the shapes differ: {list(x.shape)} against {list(y.shape)}"
     if x.numel() == 0:
@@ -80,14 +95,17 @@ def _equal(
 
     A number or a list that meets a tensor is rounded to its floating-point type first.
     """
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(map(_equal, a, b))
+    pairs = _pairs(a, b)
+    if pairs is not None:
+        return all(_equal(*pair) for _, *pair in pairs)
+    if isinstance(a, (dict, list, tuple)) and isinstance(b, (dict, list, tuple)):
+        return False
     boxed_a, boxed_b = (isinstance(x, (Tensor, np.ndarray)) for x in (a, b))
     if not boxed_a and not boxed_b:
         return bool(a == b)
     x, y = _tensor(a), _tensor(b)
     if x is None or y is None:  # an array of strings, say
-        return boxed_a and boxed_b and np.array_equal(a, b)
+        return all(isinstance(z, np.ndarray) for z in (a, b)) and np.array_equal(a, b)
     if boxed_a != boxed_b:
         like = x if boxed_a else y
         x, y = (t.to(like.dtype) if like.is_floating_point() else t for t in (x, y))
@@ -99,9 +117,9 @@ def test_eq(
     a: Any,  # what you computed
     b: Any,  # what you wanted
 ) -> None:
-    """Check that `a` equals `b` exactly: numbers, lists, arrays and tensors, in shape and in every value.
+    """Check that `a` equals `b` exactly: numbers, arrays and tensors, in shape and in every value.
 
-    Raises `AssertionError` with both values and the place where they differ most. `nan` equals
+    Lists and dictionaries, such as two state dicts, are compared part by part. Raises `AssertionError` with both values and the place where they differ most. `nan` equals
     nothing.
     """
     test(a, b, _equal, "test_eq")

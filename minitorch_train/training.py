@@ -12,43 +12,55 @@ import torch
 from torch import Tensor, nn
 
 # %% ../nbs/05_training_loop.ipynb #74693d50
-def accuracy(
-    out: Tensor,  # scores, `[n, classes]`; any that keep the order will do
-    yb: Tensor,   # the right classes, `[n]`
-) -> Tensor:      # the share of rows that are right, 0 to 1
+def accuracy(out: Tensor, yb: Tensor) -> Tensor:
     """The share of rows whose largest score is at the right class; `nan` when there are no rows.
 
-    Raises `ValueError` when there is not one label for each row, where broadcasting would give
-    a wrong number.
+    `out` holds scores, `[n, classes]`, and `yb` the right classes, `[n]`. Raises `TypeError` for
+    what is no tensor, and `ValueError` when there is not one label for each row, where
+    broadcasting would give a wrong number.
     """
+    for name, value in (("out", out), ("yb", yb)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} should be a tensor, but it is of type {type(value).__name__}")
     if out.dim() != 2 or yb.shape != out.shape[:1]:
         shapes = f"{list(out.shape)} and {list(yb.shape)}"
         raise ValueError(f"out should be [n, classes] and yb [n], but they are {shapes}")
     return (out.argmax(dim=1) == yb).float().mean()
 
 # %% ../nbs/05_training_loop.ipynb #3a513056
-def train(
-    model: nn.Module,   # has `.layers`, as `Model` has; its weights are changed in place
-    loss_func: Callable[[Tensor, Tensor], Tensor],  # takes scores and targets, returns one number
-    x: Tensor,          # inputs, one row for each example
-    y: Tensor,          # their targets, the same number of rows
-    epochs: int = 1,    # how often to go through all rows, in order
-    bs: int = 64,       # rows in a batch; the last batch takes what is left
-    lr: float = 0.5,    # learning rate
-) -> list[float]:       # the loss of each batch, before its update
+def _check_layers(model: nn.Module) -> None:
+    """Refuse a model in which `train` would not find every weight, or find one that it cannot change."""
+    if not hasattr(model, "layers"):
+        raise TypeError(f"model should have .layers, as Model has, but a {type(model).__name__} has none")
+    for i, l in enumerate(model.layers):
+        found = [name for name, p in l.named_parameters() if p.requires_grad]
+        if found != (["weight", "bias"] if hasattr(l, "weight") else []):
+            raise ValueError(f"train changes the weight and the bias of each layer, but of model.layers[{i}], "
+                             f"a {type(l).__name__}, it can change {', '.join(found) or 'nothing'}")
+
+
+def train(model: nn.Module, loss_func: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor,
+          epochs: int = 1, bs: int = 64, lr: float = 0.5) -> list[float]:
     """Stochastic gradient descent, written out: predict, loss, gradient, update, in order through the rows.
 
-    Raises `ValueError` when `x` and `y` differ in length or are empty, or when `bs` is less
-    than 1.
+    Goes `epochs` times through `x` and `y` in batches of `bs` rows, of which the last takes what
+    is left, and changes the weights in `model.layers` in place. Returns the loss of each batch,
+    before its update. Raises `ValueError` when `x` and `y` differ in length or are empty, when
+    `epochs` or `bs` is too small, and for a layer that has something else than a weight and a
+    bias; `TypeError` for a model without `.layers`, or a loss that is no tensor.
     """
+    _check_layers(model)
     if len(x) != len(y) or not len(x):
         counts = f"{len(x)} and {len(y)}"
         raise ValueError(f"x and y should have the same number of rows, at least one, but they have {counts}")
-    if bs < 1:
-        raise ValueError(f"bs should be at least 1, but it is {bs}")
+    for name, value, least in (("bs", bs, 1), ("epochs", epochs, 0)):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} should be a whole number of at least {least}, but it is {value}")
     losses = []
     for i in list(range(0, len(x), bs)) * epochs:
         loss = loss_func(model(x[i : i + bs]), y[i : i + bs])
+        if not isinstance(loss, Tensor):
+            raise TypeError(f"loss_func should return a tensor, but it is of type {type(loss).__name__}")
         loss.backward()
         losses.append(loss.item())
         with torch.no_grad():

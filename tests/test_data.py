@@ -582,3 +582,46 @@ def test_show_digits_draws_a_grid(digits):
 def test_show_digits_refuses(x, labels, message):
     with pytest.raises(ValueError, match=message):
         show_digits(x, labels)
+
+
+@pytest.mark.parametrize("x, m, s, error, message", [
+    (torch.tensor([True, False]), 0.0, 1.0, TypeError, "x should be a tensor of numbers, but it is torch.bool"),
+    (np.ones(3), 0.0, 1.0, TypeError, "x should be a tensor of numbers, but it is of type ndarray"),
+    ([1.0, 2.0], 0.0, 1.0, TypeError, "x should be a tensor of numbers, but it is of type list"),
+    (torch.ones(3), None, 1.0, TypeError, "m should be a number or a tensor, but it is of type NoneType"),
+    (torch.ones(3), 0.0, "1", TypeError, "s should be a number or a tensor, but it is of type str"),
+    (torch.ones(3), [0.0] * 3, 1.0, TypeError, "m should be a number or a tensor, but it is of type list"),
+    (torch.ones(3), torch.tensor([True] * 3), 1.0, TypeError, "m should be a number or a tensor, but it is torch.bool"),
+    (torch.ones(3), 0.0, 1j, TypeError, "s should be a number or a tensor, but it is of type complex"),
+    (torch.ones(3), torch.zeros(0, 3).mean(), 1.0, ValueError, "m should be finite, but it holds nan or inf"),
+    (torch.ones(3), 0.0, torch.full((3,), torch.nan), ValueError, "s should be above 0, but its smallest value is nan"),
+    (torch.ones(3), 0.0, float("inf"), ValueError, "s should be finite"),
+    (torch.ones(3), 1.0, torch.ones(3).std(), ValueError, "s should be above 0, but its smallest value is 0.0"),
+])
+def test_normalize_names_what_it_cannot_use(x, m, s, error, message):
+    with pytest.raises(error, match=message):
+        normalize(x, m, s)
+
+
+def test_normalize_takes_whole_numbers_and_no_rows():
+    assert normalize(torch.arange(3), 1, 2).tolist() == [-0.5, 0, 0.5]
+    for m in (1, torch.tensor(1), torch.tensor(1, dtype=torch.uint8)):
+        assert normalize(torch.arange(3, dtype=torch.uint8), m, np.float32(2)).tolist() == [-0.5, 0, 0.5]
+    assert normalize(torch.zeros(0, 3), 0.1, torch.ones(3)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("x, options, error, message", [
+    ([[0.0] * 784], {}, TypeError, "x should be a tensor of real numbers, but it is of type list"),
+    (np.zeros((1, 784)), {}, TypeError, "x should be a tensor of real numbers, but it is of type ndarray"),
+    (torch.zeros(1, 784) * 1j, {}, TypeError, "but it is torch.complex64"),
+    (torch.zeros(1, 784), {"cols": 0}, ValueError, "cols should be at least 1, but it is 0"),
+    (torch.zeros(1, 784), {"labels": 3}, TypeError, "labels should be a list or a tensor, but it is of type int"),
+])
+def test_show_digits_names_what_it_cannot_draw(x, options, error, message):
+    with pytest.raises(error, match=message):
+        show_digits(x, **options)
+
+
+def test_show_digits_draws_any_real_numbers():
+    for x in (torch.zeros(2, 784, dtype=torch.bfloat16), torch.zeros(2, 784, dtype=torch.bool)):
+        assert [ax.get_title() for ax in show_digits(x, labels=iter("ab")).axes[:2]] == ["a", "b"]

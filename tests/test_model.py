@@ -88,3 +88,9 @@ def test_inputs_are_checked(model, shape):
 def test_compiles_in_one_graph(model):
     x = torch.randn(4, 12)
     torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x))
+
+
+@pytest.mark.parametrize("x", [[1.0, 2.0], torch.zeros(1, 2).numpy(), None])
+def test_what_is_no_tensor_is_refused(x):
+    with pytest.raises(TypeError, match=f"x should be a tensor, but it is of type {type(x).__name__}"):
+        Model(2, 3, 1)(x)

@@ -243,3 +243,43 @@ def test_what_cannot_be_equal_is_an_assertion_error(a, b):
 def test_a_comparison_without_a_name_is_shown():
     with pytest.raises(AssertionError, match="partial"):
         test(1, 2, functools.partial(lambda a, b: a == b))
+
+
+def state(**changes):
+    return {"weight": torch.tensor([[1.0, 2.0]]), "steps": [torch.tensor([1, 2]), {"t": np.array([1.5, 2.5])}], "name": "a", **changes}
+
+
+def test_states_are_compared_part_by_part():
+    model = torch.nn.Linear(3, 2)
+    test_eq(model.state_dict(), model.state_dict())
+    test_eq(state(), state())
+    test_eq(dict(reversed(state().items())), state())
+
+
+@pytest.mark.parametrize("other, message", [
+    (state(weight=torch.tensor([[1.0, 3.0]])), r"at 'weight': they differ most at \[0, 1\]: 2 against 3"),
+    (state(weight=torch.ones(2)), r"at 'weight': the shapes differ: \[1, 2\] against \[2\]"),
+    (state(steps=[torch.tensor([1, 2]), {"t": np.array([1.5, 3.0])}]), r"at 'steps': at 1: at 't': they differ most at \[1\]: 2.5 against 3"),
+    (state(name="b"), "at 'name': a is of type str, b of type str"),
+    (state(name=torch.ones(2)), "at 'name': a is of type str, b of type Tensor"),
+    (state(extra=1), r"only one of them has \['extra'\]"),
+    ({}, "only one of them has"),
+    (list(state().values()), "a is of type dict, b of type list"),
+    (None, "a is of type dict, b of type NoneType"),
+])
+def test_the_part_of_a_state_that_differs_is_named(other, message):
+    with pytest.raises(AssertionError, match=message):
+        test_eq(state(), other)
+    with pytest.raises(AssertionError):
+        test_eq(other, state())
+
+
+def test_tensors_of_other_layouts_are_compared_by_their_numbers():
+    eye = torch.eye(2)
+    test_eq(eye.to_sparse(), eye)
+    with pytest.raises(AssertionError, match=r"they differ most at \[0, 1\]: 0 against 1"):
+        test_eq(eye.to_sparse(), torch.ones(2, 2))
+    with pytest.raises(AssertionError, match="a is of type Tensor"):
+        test_eq(torch.zeros(2, device="meta"), torch.zeros(2, device="meta"))
+    with pytest.raises(TypeError, match="a should hold numbers"):
+        near(torch.zeros(2, device="meta"), torch.zeros(2))

@@ -84,7 +84,48 @@ def test_train_works_with_layers_that_have_no_bias_to_find():
     assert train(model, cross_entropy, x, y, epochs=3)[-1] > 0
 
 
-@pytest.mark.parametrize("rows, labels, bs, message", [(10, 9, 64, "10 and 9"), (0, 0, 64, "at least one"), (10, 10, 0, "bs should be at least 1, but it is 0")])
+@pytest.mark.parametrize("rows, labels, bs, message", [(10, 9, 64, "10 and 9"), (0, 0, 64, "at least one"), (10, 10, 0, "bs should be a whole number of at least 1, but it is 0")])
 def test_train_names_what_is_wrong(rows, labels, bs, message):
     with pytest.raises(ValueError, match=message):
         train(Model(8, 4, 3), cross_entropy, torch.zeros(rows, 8), torch.zeros(labels, dtype=torch.int64), bs=bs)
+
+
+def layered(*layers):
+    model = nn.Sequential(*layers)
+    model.layers = list(layers)
+    return model
+
+
+def with_frozen_bias():
+    layer = nn.Linear(8, 3)
+    layer.bias.requires_grad_(False)
+    return layer
+
+
+@pytest.mark.parametrize("layers, message", [
+    ([nn.Linear(8, 3, bias=False)], r"of model.layers\[0\], a Linear, it can change weight$"),
+    ([nn.Linear(8, 4), nn.Linear(4, 3, bias=False)], r"of model.layers\[1\], a Linear, it can change weight$"),
+    ([with_frozen_bias()], r"a Linear, it can change weight$"),
+    ([nn.Linear(8, 3).requires_grad_(False)], r"a Linear, it can change nothing$"),
+    ([nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 3)], r"a LayerNorm, it can change nothing$"),
+    ([nn.Sequential(nn.Linear(8, 3))], r"a Sequential, it can change 0.weight, 0.bias$"),
+    ([nn.Linear(8, 3), nn.PReLU()], r"model.layers\[1\], a PReLU, it can change weight$"),
+])
+def test_train_names_a_layer_that_it_cannot_train_whole(layers, message):
+    x, y = data()
+    with pytest.raises(ValueError, match=message):
+        train(layered(*layers), cross_entropy, x, y)
+
+
+def test_train_names_what_is_no_model_no_number_and_no_loss():
+    x, y = data()
+    with pytest.raises(TypeError, match="model should have .layers, as Model has, but a Linear has none"):
+        train(nn.Linear(8, 3), cross_entropy, x, y)
+    for options, message in (({"epochs": 1.5}, "epochs should be a whole number of at least 0, but it is 1.5"), ({"epochs": -1}, "but it is -1"), ({"bs": 2.0}, "bs should be a whole number")):
+        with pytest.raises(ValueError, match=message):
+            train(Model(8, 4, 3), cross_entropy, x, y, **options)
+    with pytest.raises(TypeError, match="loss_func should return a tensor, but it is of type float"):
+        train(Model(8, 4, 3), lambda out, yb: 0.5, x, y)
+    for out, yb, name in (((x,), y, "out should be a tensor, but it is of type tuple"), (x.numpy(), y, "out should be"), (x, y.tolist(), "yb should be a tensor, but it is of type list")):
+        with pytest.raises(TypeError, match=name):
+            accuracy(out, yb)
