@@ -119,8 +119,8 @@ class _Loss(Function):
     """A loss whose gradients are made along with it for the first `backward`; any other makes its own."""
 
     @staticmethod
-    def forward(ctx, compute: Callable, readable: Callable, early: bool, inplace: bool, *inputs: Tensor) -> Tensor:
-        ctx.compute, ctx.readable, ctx.inplace, ctx.spent = compute, readable, inplace, False
+    def forward(ctx, compute: Callable, traceable: Callable, early: bool, inplace: bool, *inputs: Tensor) -> Tensor:
+        ctx.compute, ctx.traceable, ctx.inplace, ctx.spent = compute, traceable, inplace, False
         ctx.wanted = ctx.needs_input_grad[4:]
         loss, ctx.grads = compute(inputs, ctx.wanted, 1.0 if early and any(ctx.wanted) else None)
         ctx.grads = ctx.grads if early else None
@@ -135,7 +135,7 @@ class _Loss(Function):
                                "create_graph=True: its logits are gone")
         inputs, grads, ctx.grads, ctx.spent = ctx.saved_tensors, ctx.grads, None, True
         if again:
-            grads = _differentiate(ctx.readable, inputs, ctx.wanted, g)
+            grads = _differentiate(ctx.traceable, inputs, ctx.wanted, g)
         elif grads is None:
             _, grads = ctx.compute(inputs, ctx.wanted, g)
         elif not g.is_cpu or g.item() != 1:  # to ask a graphics card would cost more than to multiply
@@ -213,11 +213,11 @@ def fused_cross_entropy(
         losses, grad = _logits_loss(*inputs, weight, shares, slopes, inplace)
         return _reduced(losses, count, reduction), [grad]
 
-    def readable(logits):
+    def traceable(logits):
         return cross_entropy(logits, target.reshape(-1), weight, *options)
 
     early = reduction != "none" and logits.dtype.itemsize > 2 and torch.is_grad_enabled()
-    loss = _Loss.apply(compute, readable, early, inplace, logits)
+    loss = _Loss.apply(compute, traceable, early, inplace, logits)
     return (loss.reshape(target.shape) if reduction == "none" else loss).to(input.dtype)
 
 # %% ../nbs/09_fused_losses.ipynb #3eba547e
@@ -303,10 +303,10 @@ def linear_cross_entropy(
         losses, grads = _linear_loss(inputs, weight, shares, slopes, rows, wanted)
         return _reduced(losses, count, reduction), grads
 
-    def readable(*layer):
+    def traceable(*layer):
         return cross_entropy(torch_F.linear(*layer), target.reshape(-1), weight, *options)
 
     x, *rest = (x if x is None else _widened(x) for x in layer)
     early = reduction != "none" and torch.is_grad_enabled()
-    loss = _Loss.apply(compute, readable, early, False, x if x.dim() == 2 else x[None], *rest)
+    loss = _Loss.apply(compute, traceable, early, False, x if x.dim() == 2 else x[None], *rest)
     return (loss.reshape(target.shape) if reduction == "none" else loss).to(scores.dtype)

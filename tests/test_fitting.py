@@ -1335,7 +1335,7 @@ def test_killed_fifty_times_it_ends_with_the_same_bits(tmp_path):
     child = in_a_child(lambda: killable(path))
     assert ended(child) == 0
     state = load_checkpoint(path)
-    alike(state["model"], dict(expected[0].state_dict()))
+    alike(state["model"], expected[0].state_dict())
     alike(state["opt"], expected[2].state_dict())
     assert state["losses"].tolist() == expected[4] and state["epochs"] == expected[5]
     assert {name.name for name in tmp_path.iterdir()} == {"timed", "run"}, "nothing is left lying about"
