@@ -19,7 +19,7 @@ from .functional import _autocast, _check_loss, _pick_counted, _widened, cross_e
 
 # %% ../nbs/09_fused_losses.ipynb #a5b0df4a
 def _softmax_into(logits: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
-    """Softmax of each row into `out`, short of a division by the third result; the row's top; its sum."""
+    """Softmax of each row in `out`, but for a division; the row's top, its sum, and the divisor."""
     top = logits.amax(1, keepdim=True)
     if logits.shape[1] < 32:  # on some processors the kernel takes far longer on short rows
         total = torch.sub(logits, top, out=out).exp_().sum(1, keepdim=True)
@@ -107,7 +107,15 @@ def _unwatched(*tensors: Tensor | None) -> bool:
         for x in tensors if x is not None)
 
 
-def _differentiate(loss: Callable, inputs: tuple, wanted: tuple[bool, ...], g: Tensor) -> list[Tensor | None]:
+def _fusible(target: Tensor, weight: Tensor | None, *inputs: Tensor | None) -> bool:
+    """Classes, weights that do not learn, and nobody who looks on: may the gradient be made early?"""
+    learned = weight is not None and weight.requires_grad
+    return not (target.is_floating_point() or learned) and _unwatched(target, weight, *inputs)
+
+
+def _differentiate(
+    loss: Callable, inputs: tuple, wanted: tuple[bool, ...], g: Tensor
+) -> list[Tensor | None]:
     """The gradients by autograd, which can follow every step of a loss written to be read."""
     asked = [x for x, want in zip(inputs, wanted) if want]
     with torch.enable_grad():
@@ -119,7 +127,9 @@ class _Loss(Function):
     """A loss whose gradients are made along with it for the first `backward`; any other makes its own."""
 
     @staticmethod
-    def forward(ctx, compute: Callable, traceable: Callable, early: bool, inplace: bool, *inputs: Tensor) -> Tensor:
+    def forward(
+        ctx, compute: Callable, traceable: Callable, early: bool, inplace: bool, *inputs: Tensor
+    ) -> Tensor:
         ctx.compute, ctx.traceable, ctx.inplace, ctx.spent = compute, traceable, inplace, False
         ctx.wanted = ctx.needs_input_grad[4:]
         loss, ctx.grads = compute(inputs, ctx.wanted, 1.0 if early and any(ctx.wanted) else None)
@@ -146,7 +156,7 @@ class _Loss(Function):
 def _logits_loss(
     logits: Tensor, weight: Tensor | None, shares: _Shares, slopes: _Shares | None, inplace: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The loss of each row and, with `slopes`, the gradient: in chunks, so that every pass finds its chunk in cache."""
+    """The loss of each row and, with `slopes`, the gradient: in chunks that fit into the cache."""
     grad = None if slopes is None else logits.detach() if inplace else torch.empty_like(logits)
     rows, losses = max(1, 2**20 // max(1, logits.shape[1])), torch.empty_like(shares.right)
     for start in range(0, len(logits), rows):
@@ -171,8 +181,10 @@ def _reduced(losses: Tensor, count: Tensor, reduction: str) -> Tensor:
 _FEW = 2**17  # numbers: below, the calls of Python cost more than they save
 
 
-def _few_numbers_loss(input: Tensor, target: Tensor, weight: Tensor | None, *options: int | str | float) -> Tensor:
-    """PyTorch's own loss, which has no equal where there is little to compute. The words of an error are ours."""
+def _few_numbers_loss(
+    input: Tensor, target: Tensor, weight: Tensor | None, *options: int | str | float
+) -> Tensor:
+    """PyTorch's own loss, where there is little to compute. The words of an error are ours."""
     ignore_index, reduction, label_smoothing = options
     try:
         return torch_F.cross_entropy(input, target, weight, ignore_index=ignore_index, reduction=reduction,
@@ -198,8 +210,7 @@ def fused_cross_entropy(
         wanted = "have shape [N, C] and not be a leaf of the graph"
         raise ValueError(f"with inplace=True, input should {wanted}")
     options = ignore_index, reduction, label_smoothing
-    learned = weight is not None and weight.requires_grad
-    if target.is_floating_point() or learned or not _unwatched(input, target, weight):
+    if not _fusible(target, weight, input):
         return cross_entropy(input, target, weight, *options)
     if input.numel() <= _FEW:
         return _few_numbers_loss(input, target, weight, *options)
@@ -222,7 +233,8 @@ def fused_cross_entropy(
 
 # %% ../nbs/09_fused_losses.ipynb #3eba547e
 def _linear_loss(
-    layer: tuple, weight: Tensor | None, shares: _Shares, slopes: _Shares | None, rows: int, wanted: tuple[bool, ...]
+    layer: tuple, weight: Tensor | None, shares: _Shares, slopes: _Shares | None,
+    rows: int, wanted: tuple[bool, ...],
 ) -> tuple[Tensor, list]:
     """The loss of each row of a linear layer and, with `slopes`, the wanted gradients, `rows` at a time."""
     x, w, bias = layer
@@ -256,7 +268,9 @@ def _autocast_layer(*layer: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(x if x is None or x.dtype == torch.float64 else x.to(low) for x in layer)
 
 
-def _check_linear(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, chunk_rows: int | None) -> None:
+def _check_linear(
+    input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, chunk_rows: int | None
+) -> None:
     """Refuse shapes and dtypes that do not make a linear layer."""
     if input.dim() not in (1, 2) or not input.is_floating_point():
         came = f"shape {list(input.shape)} and dtype {input.dtype}"
@@ -287,8 +301,7 @@ def linear_cross_entropy(
     and what a compiler or transform follows are left to `cross_entropy` of all logits.
     """
     layer, options = (input, linear_weight, linear_bias), (ignore_index, reduction, label_smoothing)
-    learned = weight is not None and weight.requires_grad
-    if target.is_floating_point() or learned or not _unwatched(*layer, target, weight):
+    if not _fusible(target, weight, *layer):
         return cross_entropy(torch_F.linear(*layer), target, weight, *options)
     layer = _autocast_layer(*layer)
     _check_linear(*layer, chunk_rows)
