@@ -133,7 +133,7 @@ def _pick_counted(values: Tensor, target: Tensor, ignore_index: int, dim: int) -
 
 
 def _reduce(loss: Tensor, weights: Tensor | None, ignored: Tensor, reduction: str, dim: int) -> Tensor:
-    """Reduce the losses that count, weighted already, with size 1 along `dim`; a mean over nothing is `nan`."""
+    """Reduce the weighted losses that count, with size 1 along `dim`; a mean over nothing is `nan`."""
     loss = loss.masked_fill(ignored, 0)
     if reduction != "mean":
         return loss.sum() if reduction == "sum" else loss.squeeze(dim)
@@ -142,7 +142,8 @@ def _reduce(loss: Tensor, weights: Tensor | None, ignored: Tensor, reduction: st
 
 # %% ../nbs/04_cross_entropy.ipynb #28615308
 def nll(
-    input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
+    input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100,
+    reduction: str = "mean",
 ) -> Tensor:
     """The negative log-likelihood of the right classes, as `torch.nn.functional.nll_loss`.
 
