@@ -10,6 +10,7 @@ import re
 import tokenize
 from collections.abc import Iterator
 from itertools import groupby, takewhile
+from statistics import median
 
 import numpy as np
 from nbformat import NotebookNode
@@ -17,6 +18,8 @@ from PIL import Image
 
 CLOSING = ["## What we built", "## What still hurts", "## Your turn"]
 SHIPS = "## The version that ships"  # may follow them
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+DOCUMENTED = (ast.Module, ast.ClassDef, *FUNCTIONS)
 BANNED = re.compile(r"\b(simply|just|obviously|clearly|trivially|easy)\b", re.IGNORECASE)
 EXCLAIMED = re.compile(r"\w!(?=[\s\"')*]|$)")
 CLOCKS = re.compile(r"\b(perf_counter|monotonic|process_time|thread_time|timeit|time\.time|getrusage|ru_maxrss|VmHWM|VmRSS|memory_info|tracemalloc)")
@@ -169,10 +172,10 @@ def lesson_part(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def check_rhythm(notebook: NotebookNode) -> list[str]:
-    """25 to 60 cells up to the exercises; a third to a half of them prose, with room for a few more; three code cells in a row at most."""
-    kinds = [cell.cell_type for cell in lesson_part(notebook)]
-    share = kinds.count("markdown") / len(kinds)
-    found = [] if 25 <= len(kinds) <= 60 else [f"there are {len(kinds)} cells, and 25 to 60 are wanted"]
+    """25 to 55 cells before the exercises; a third to a half of them prose, with room for a few more; three code cells in a row at most."""
+    part = [cell.cell_type for cell in lesson_part(notebook)]
+    share = part.count("markdown") / len(part)
+    found = [] if 25 <= len(part) - 1 <= 55 else [f"there are {len(part) - 1} cells before the exercises, and 25 to 55 are wanted"]
     if not 0.33 <= share <= 0.55:
         found.append(f"{share:.0%} of the cells are Markdown, and 33% to 55% are wanted")
     kinds = [cell.cell_type for cell in notebook.cells]
@@ -183,34 +186,38 @@ def check_rhythm(notebook: NotebookNode) -> list[str]:
     return found
 
 
+def check_length(notebook: NotebookNode) -> list[str]:
+    """At most 2,300 words of prose, the exercises left out."""
+    ships = (number for number, cell in enumerate(notebook.cells) if cell.source.startswith(SHIPS))
+    cells = lesson_part(notebook) + notebook.cells[next(ships, len(notebook.cells)):]
+    words = sum(len(prose(cell).split()) for cell in cells if cell.cell_type == "markdown")
+    return [f"there are {words:,} words, and 2,300 is the limit"] if words > 2300 else []
+
+
 def code_lines(source: str) -> set[int]:
-    """The numbers of the lines that hold code: not empty, not only a comment."""
+    """The numbers of the lines that hold code: not empty, and no comment or docstring."""
     skip = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {line for token in tokens if token.type not in skip for line in range(token.start[0], token.end[0] + 1)}
-
-
-def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: set[int]) -> int:
-    """How many lines of code a function has below its signature and its docstring."""
-    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
-    return len([line for line in lines if body and body[0].lineno <= line <= function.end_lineno])
+    lines = {line for token in tokens if token.type not in skip for line in range(token.start[0], token.end[0] + 1)}
+    documented = [node.body[0] for node in ast.walk(ast.parse(source)) if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None]
+    return lines.difference(*(range(node.lineno, node.end_lineno + 1) for node in documented))
 
 
 def check_size(notebook: NotebookNode) -> list[str]:
-    """Code cells of at most 15 lines; an exported function of at most 25 below its docstring."""
-    found = []
+    """Before the exercises, cells of a median of 5 lines of code, nine in ten of at most 12, none above 20; functions of at most 25 lines anywhere."""
+    body = [(len(code_lines(cell.source)), number) for number, cell in enumerate(lesson_part(notebook), 1) if cell.cell_type == "code"]
+    middle, long = median(lines for lines, _ in body), [number for lines, number in body if lines > 12]
+    found = [f"cell {number} has {lines} lines of code, and 20 is the limit" for lines, number in body if lines > 20]
+    if middle > 5:
+        found.append(f"the code cells have a median of {middle:g} lines, and 5 is the limit")
+    if len(long) > len(body) / 10:
+        found.append(f"{len(long)} of {len(body)} code cells have more than 12 lines, and one in ten may: {', '.join(map(str, long))}")
     for number, cell in enumerate(notebook.cells, 1):
-        if cell.cell_type != "code":
-            continue
-        lines, functions = code_lines(cell.source), []
-        if cell.source.startswith("#| export"):
-            functions = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
-        for function in functions:
-            if body_lines(function, lines) > 25:
-                found.append(f"cell {number}: {function.name} has a body of {body_lines(function, lines)} lines, and 25 is the limit")
-        outside = [line for line in lines if not any(f.lineno <= line <= f.end_lineno for f in functions)]
-        if len(outside) > 15:
-            found.append(f"cell {number} has {len(outside)} lines of code, and 15 is the limit")
+        lines = code_lines(cell.source) if cell.cell_type == "code" else set()
+        for function in ast.walk(ast.parse(cell.source)) if lines else ():
+            inside = isinstance(function, FUNCTIONS) and len([line for line in lines if function.body[0].lineno <= line <= function.end_lineno])
+            if inside > 25:
+                found.append(f"cell {number}: {function.name} has a body of {inside} lines, and 25 is the limit")
     return found
 
 
@@ -251,8 +258,7 @@ def prose(cell: NotebookNode) -> str:
         return re.sub(r"```[\s\S]*?```|`[^`]*`|\$\$[\s\S]*?\$\$|\$[^$]*\$|!\[", " ", cell.source)
     tokens = tokenize.generate_tokens(io.StringIO(cell.source).readline)
     comments = [token.string for token in tokens if token.type == tokenize.COMMENT]
-    holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    return "\n".join(comments + [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(cell.source)) if isinstance(node, holders)])
+    return "\n".join(comments + [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(cell.source)) if isinstance(node, DOCUMENTED)])
 
 
 def check_words(notebook: NotebookNode) -> list[str]:
@@ -323,4 +329,4 @@ def check_verdicts(notebook: NotebookNode) -> list[str]:
             if kind in ("stdout", "text/plain") for line in content.splitlines() if re.search(r"(?<![\w=])(True|False)[.\s]*$", line)]
 
 
-ANATOMY = (check_opening, check_rhythm, check_size, check_closing, check_figures, check_words, check_timing, check_verdicts)
+ANATOMY = (check_opening, check_rhythm, check_length, check_size, check_closing, check_figures, check_words, check_timing, check_verdicts)

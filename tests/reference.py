@@ -14,12 +14,13 @@ def _run(function, inputs, options, rounded=None):
     """The result, and the gradient of each input that asks for one, through a fixed random cotangent (rounded to a dtype first)."""
     names, values = list(options), _copies([*inputs, *options.values()])
     positional, named = values[: len(inputs)], dict(zip(names, values[len(inputs):]))
-    out = function(*positional, **named)
+    with torch.device("cpu"):  # what a function makes for itself has to be where its arguments are
+        out = function(*positional, **named)
     leaves = [x for x in values if isinstance(x, torch.Tensor) and x.requires_grad]
     if not (leaves and out.requires_grad):
         return out.detach(), []
-    cotangent = torch.randn(out.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    cotangent = cotangent.to(rounded or out.dtype).to(out.dtype)
+    cotangent = torch.randn(out.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
+    cotangent = cotangent.to(rounded or out.dtype).to(out.device, out.dtype)
     return out.detach(), list(torch.autograd.grad(out, leaves, cotangent, allow_unused=True))
 
 

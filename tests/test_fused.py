@@ -14,6 +14,8 @@ import minitorch_train.functional as F
 from minitorch_train import fused
 from minitorch_train.fused import fused_cross_entropy, linear_cross_entropy
 
+pytestmark = pytest.mark.usefixtures("device")
+
 # The tests of cross_entropy, on fused_cross_entropy: once as it is, and once without its short way for few numbers,
 # which these small examples would take. All other tests here are without it.
 
@@ -53,7 +55,7 @@ class TestAsCrossEntropy:
     def test_nothing_to_average(self, reduction):
         test_functional.test_nothing_to_average(reduction)
 
-    @pytest.mark.parametrize("row", HARD_ROWS, ids=lambda row: str(row.tolist()))
+    @pytest.mark.parametrize("row", HARD_ROWS, ids=str)
     @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
     def test_hard_rows(self, row, dtype):
         test_functional.test_hard_rows(row, dtype)
@@ -89,9 +91,13 @@ def no_short_way(request, monkeypatch):
 
 
 
-OPTIONS = {"plain": {}, "weighted": {"weight": torch.rand(5, dtype=torch.float64)}, "smoothed": {"label_smoothing": 0.2},
-           "both": {"weight": torch.rand(5, dtype=torch.float64), "label_smoothing": 0.3}}
-TARGET = torch.tensor([1, -100, 3, 0, 4, 4])
+WEIGHT = [0.3, 1.0, 0.5, 2.0, 0.7]
+OPTIONS = {"plain": {}, "weighted": {"weight": WEIGHT}, "smoothed": {"label_smoothing": 0.2}, "both": {"weight": WEIGHT, "label_smoothing": 0.3}}
+
+
+def six():
+    """Six targets, one of them ignored."""
+    return torch.tensor([1, -100, 3, 0, 4, 4])
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -99,8 +105,9 @@ TARGET = torch.tensor([1, -100, 3, 0, 4, 4])
 def test_gradients_of_every_order(options, reduction):
     x, w, b = (randn(*shape, dtype=torch.float64, scale=1, seed=seed) for seed, shape in enumerate([(6, 3), (5, 3), (5,)]))
     logits = randn(6, 5, dtype=torch.float64)
-    fused = lambda x: fused_cross_entropy(x, TARGET, reduction=reduction, **options)
-    linear = lambda x, w, b: linear_cross_entropy(x, w, TARGET, linear_bias=b, reduction=reduction, chunk_rows=4, **options)
+    options = {name: torch.tensor(value, dtype=torch.float64) if name == "weight" else value for name, value in options.items()}
+    fused = lambda x: fused_cross_entropy(x, six(), reduction=reduction, **options)
+    linear = lambda x, w, b: linear_cross_entropy(x, w, six(), linear_bias=b, reduction=reduction, chunk_rows=4, **options)
     for loss, arguments in ((fused, (logits,)), (linear, (x, w, b))):
         assert torch.autograd.gradcheck(loss, arguments, check_batched_grad=True, check_forward_ad=True)
         assert torch.autograd.gradgradcheck(loss, arguments)
@@ -108,17 +115,17 @@ def test_gradients_of_every_order(options, reduction):
 
 def fused_loss(dtype=torch.float32, **options):
     x = randn(6, 5, dtype=dtype)
-    return fused_cross_entropy(x, TARGET, **options), x
+    return fused_cross_entropy(x, six(), **options), x
 
 
 def fused_loss_inplace(dtype=torch.float32, **options):
     x = randn(6, 5, dtype=dtype)
-    return fused_cross_entropy(x * 1, TARGET, inplace=True, **options), x
+    return fused_cross_entropy(x * 1, six(), inplace=True, **options), x
 
 
 def linear_loss(dtype=torch.float32, **options):
     x = randn(6, 3, dtype=dtype)
-    return linear_cross_entropy(x, randn(5, 3, seed=1, dtype=dtype), TARGET, **options), x
+    return linear_cross_entropy(x, randn(5, 3, seed=1, dtype=dtype), six(), **options), x
 
 
 LOSSES = (fused_loss, fused_loss_inplace, linear_loss)
@@ -147,7 +154,7 @@ def test_backward_as_often_as_asked(loss, reduction, dtype):
 def test_a_derivative_of_the_derivative(loss, reduction):
     value, x = loss(reduction=reduction, dtype=torch.float64)
     g, = torch.autograd.grad(value.sum(), x, create_graph=True)
-    plain = torch_F.cross_entropy(x if loss is fused_loss else x @ randn(5, 3, seed=1, dtype=torch.float64).t(), TARGET, reduction=reduction)
+    plain = torch_F.cross_entropy(x if loss is fused_loss else x @ randn(5, 3, seed=1, dtype=torch.float64).t(), six(), reduction=reduction)
     expected, = torch.autograd.grad(plain.sum(), x, create_graph=True)
     assert_close(g, expected)
     assert_close(torch.autograd.grad(g.pow(2).sum(), x), torch.autograd.grad(expected.pow(2).sum(), x))
@@ -193,7 +200,7 @@ def test_in_place_the_gradient_takes_the_memory_of_the_logits():
 
 
 def test_in_place_only_where_it_can_be():
-    leaf, target = randn(6, 5), TARGET
+    leaf, target = randn(6, 5), six()
     for bad in (leaf, leaf[0] * 1, leaf[None] * 1):
         with pytest.raises(ValueError, match="inplace"):
             fused_cross_entropy(bad, target, inplace=True)
@@ -205,10 +212,10 @@ def test_in_place_only_where_it_can_be():
     logits.detach().zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
-    for logits, bad in ((leaf * 1, target[:5]), (leaf * 1, target.clamp_min(5))):
+    for logits, bad in ((leaf * 1, target[:5]), (leaf.cpu() * 1, target.clamp_min(5).cpu())):
         with pytest.raises((ValueError, IndexError)):
             fused_cross_entropy(logits, bad, inplace=True)
-        assert torch.equal(logits, leaf)
+        assert torch.equal(logits, leaf.to(logits.device))
 
 
 class Called(torch.utils._python_dispatch.TorchDispatchMode):
@@ -224,7 +231,7 @@ class Called(torch.utils._python_dispatch.TorchDispatchMode):
 
 
 def test_without_gradients_none_are_made():
-    x, w, target = randn(6, 3), randn(5, 3, seed=1), TARGET
+    x, w, target = randn(6, 3), randn(5, 3, seed=1), six()
     logits = torch_F.linear(x, w)
     kept = logits.detach().clone()
     calls = [lambda: fused_cross_entropy(logits, target), lambda: fused_cross_entropy(logits, target, inplace=True),
@@ -248,7 +255,7 @@ def test_only_the_gradients_asked_for_are_made(wanted, reduction):
     for tensor, want in zip((x, w, b), wanted):
         tensor.requires_grad_(bool(want))
     with Called() as called:
-        loss = linear_cross_entropy(x, w, TARGET, linear_bias=b, reduction=reduction).sum()
+        loss = linear_cross_entropy(x, w, six(), linear_bias=b, reduction=reduction).sum()
         if any(wanted):
             loss.backward()
     assert called.names["addmm_"] == wanted[1]
@@ -256,15 +263,15 @@ def test_only_the_gradients_asked_for_are_made(wanted, reduction):
     assert called.names["mm"] == passes + wanted[0], called.names
     if any(wanted):
         leaves = [tensor for tensor, want in zip((x, w, b), wanted) if want]
-        expected = torch.autograd.grad(torch_F.cross_entropy(torch_F.linear(x, w, b), TARGET, reduction=reduction).sum(), leaves)
+        expected = torch.autograd.grad(torch_F.cross_entropy(torch_F.linear(x, w, b), six(), reduction=reduction).sum(), leaves)
         assert_close([leaf.grad for leaf in leaves], list(expected))
 
 
 def test_a_class_that_is_not_there_is_named_in_any_chunk():
-    x = torch.zeros(3000, 1000)
-    target = torch.zeros(3000, dtype=torch.int64)
+    x = torch.zeros(3000, 1000, device="cpu")  # elsewhere it ends the process
+    target = torch.zeros(3000, dtype=torch.int64, device="cpu")
     target[2500] = 1000
-    for call in (lambda: fused_cross_entropy(x, target), lambda: linear_cross_entropy(x[:, :8], torch.zeros(1000, 8), target, chunk_rows=100)):
+    for call in (lambda: fused_cross_entropy(x, target), lambda: linear_cross_entropy(x[:, :8], torch.zeros(1000, 8, device="cpu"), target, chunk_rows=100)):
         with pytest.raises(IndexError, match="target has class 1000 at position 2500, but input has 1000 classes"):
             call()
 
@@ -319,7 +326,7 @@ def test_linear_as_the_function_it_follows():
     for op in op_db:
         if op.name != "nn.functional.linear_cross_entropy":
             continue
-        for sample in op.sample_inputs("cpu", torch.float32, requires_grad=True):
+        for sample in op.sample_inputs(torch.get_default_device(), torch.float32, requires_grad=True):
             w, target = sample.args
             if w.dim() == 2:
                 options = {name: value for name, value in sample.kwargs.items() if name != "options" and value is not None}
@@ -362,7 +369,7 @@ BAD_LINEAR = {
 
 @pytest.mark.parametrize("call, error, message", BAD_LINEAR.values(), ids=BAD_LINEAR)
 def test_what_does_not_fit_is_named(call, error, message):
-    with pytest.raises(error, match=message):
+    with torch.device("cpu"), pytest.raises(error, match=message):
         call()
 
 

@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 import pytest
-from lesson_checks import (ANATOMY, check_closing, check_figures, check_opening, check_rhythm, check_size, check_timing, check_verdicts,
+from lesson_checks import (ANATOMY, check_closing, check_figures, check_length, check_opening, check_rhythm, check_size, check_timing, check_verdicts,
                            check_words, differences, leftovers, same_number, same_text)
 from matplotlib.image import imsave
 from nbformat import from_dict
@@ -78,11 +78,21 @@ def test_opening_may_have_120_words():
 def test_number_of_cells():
     pair = [new_markdown_cell("More."), code("1 + 1")]
     assert len(lesson(exercises=0).cells) == 27
-    assert check_rhythm(lesson(middle=pair * 16)) == []
-    complaint(check_rhythm(lesson(middle=pair * 17)), "61 cells")
+    assert check_rhythm(lesson(middle=pair * 14)) == []
+    complaint(check_rhythm(lesson(middle=pair * 15)), "56 cells")
     short = lesson()
-    del short.cells[4:8]
-    complaint(check_rhythm(short), "23 cells")
+    del short.cells[4:6]
+    complaint(check_rhythm(short), "24 cells")
+
+
+def test_number_of_words():
+    words = new_markdown_cell("word `code not counted` " * 2200)
+    assert check_length(lesson(middle=[words])) == []
+    complaint(check_length(lesson(middle=[words, new_markdown_cell("word " * 100)])), "and 2,300 is the limit")
+    assert check_length(lesson(middle=[words], exercises=5, turn=TURN)) == []
+    shipped = lesson(middle=[words])
+    shipped.cells.append(new_markdown_cell(f"## The version that ships\n\n{'word ' * 100}"))
+    complaint(check_length(shipped), "and 2,300 is the limit")
 
 
 def test_share_of_prose():
@@ -98,18 +108,34 @@ def test_code_cells_in_a_row():
     complaint(check_rhythm(lesson(middle=[code("1"), code("2"), code("3")])), "cells 23 to 26", "three is the limit")
 
 
+def lines(n):
+    return code("# why\n\n" + "\n".join(f"x{i} = {i}" for i in range(n)))
+
+
 def test_length_of_a_cell():
-    lines = "\n".join(f"x{n} = {n}" for n in range(15))
-    assert check_size(lesson(middle=[code(f"# why\n\n{lines}\n")])) == []
-    complaint(check_size(lesson(middle=[code(lines + "\ny = 1")])), "cell 24", "16 lines")
-    complaint(check_size(lesson(middle=[code(f'text = """{lines}\n"""')])), "cell 24", "16 lines")
+    assert check_size(lesson(middle=[lines(20)])) == []
+    complaint(check_size(lesson(middle=[lines(21)])), "cell 24", "21 lines")
+    complaint(check_size(lesson(middle=[code('text = """' + "\n" * 20 + '"""')])), "cell 24", "21 lines")
+    after = lesson()
+    after.cells.append(lines(21))
+    assert check_size(after) == []
 
 
-def test_length_of_an_exported_function():
+def test_length_of_most_cells():
+    assert check_size(lesson(middle=[lines(12)] * 5)) == []
+    complaint(check_size(lesson(middle=[lines(13)] * 2)), "2 of 15 code cells have more than 12 lines", "24, 25")
+    complaint(check_size(lesson(middle=[lines(6)] * 30)), "a median of 6 lines")
+
+
+def test_length_of_a_function():
     body = "\n".join(f"    x{n} = {n}" for n in range(25))
-    assert check_size(lesson(middle=[code(f"{FUNCTION}\n{body}".replace("    return x / 2\n", ""))])) == []
-    complaint(check_size(lesson(middle=[code(f"{FUNCTION}\n{body}")])), "cell 24", "half has a body of 26 lines")
-    complaint(check_size(lesson(middle=[code(f"{FUNCTION}\n{body}".replace("#| export\n", ""))])), "cell 24", "15 is the limit")
+    for exported in ("#| export\n", ""):
+        source = f"{FUNCTION}\n{body}".replace("#| export\n", exported)
+        fitting, long = lesson(), lesson()
+        fitting.cells.append(code(source.replace("    return x / 2\n", "")))
+        long.cells.append(code(source))
+        assert check_size(fitting) == []
+        complaint(check_size(long), "cell 37", "half has a body of 26 lines")
 
 
 @pytest.mark.parametrize("missing", range(3))

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as torch_F
 from reference import assert_same
-from test_functional import DTYPES, OPERATORS, PAIRS, REDUCTIONS, classes, probabilities, randn
+from test_functional import DTYPES, OPERATORS, PAIRS, REDUCTIONS, classes, drawn, probabilities, randn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
@@ -12,13 +12,23 @@ import minitorch_train.functional as F
 from minitorch_train import fused
 from minitorch_train.fused import fused_cross_entropy, linear_cross_entropy
 
+pytestmark = pytest.mark.usefixtures("device")
+
+
 def linear(x, target, *args, **options):
     """`linear_cross_entropy` with the identity for its layer, so that it should be `cross_entropy`."""
     return linear_cross_entropy(x, torch.eye(x.shape[-1], dtype=x.dtype, device=x.device), target, **options)
 
 
 LOSSES = {"cross_entropy": F.cross_entropy, "fused_cross_entropy": fused_cross_entropy, "linear_cross_entropy": linear}
-PLAIN, GAPS = torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([0, -100, 2, -100, 4, 0])
+def plain():
+    return torch.tensor([0, 1, 2, 3, 4, 0])
+
+
+def gaps():
+    return torch.tensor([0, -100, 2, -100, 4, 0])
+
+
 OPTIONS = {"plain": {}, "weighted": {"weight": [1.0, 0.5, 2, 0.1, 3]}, "smoothed": {"label_smoothing": 0.1},
            "summed": {"reduction": "sum"}, "single": {"reduction": "none"}, "ignored": {"ignore_index": 2}}
 
@@ -39,18 +49,6 @@ def ways(request, monkeypatch):
     """Both ways of the fused loss: these examples are small."""
     if request.param == "long way":
         monkeypatch.setattr(fused, "_FEW", 0)
-
-
-def devices():
-    found = ["cpu"]
-    if torch.cuda.is_available():
-        found.append("cuda")
-    return found + ["mps"] * torch.backends.mps.is_available()
-
-
-@pytest.fixture(params=devices())
-def device(request):
-    return request.param
 
 
 def each_loss(test):
@@ -89,7 +87,7 @@ RECORDERS = {
 @each_option
 @pytest.mark.parametrize("record", RECORDERS.values(), ids=RECORDERS)
 def test_a_record_of_one_batch_serves_the_next(record, loss, options):
-    batches = [(randn(6, 5, seed=1).detach(), PLAIN), (randn(6, 5, seed=2).detach(), GAPS)]
+    batches = [(randn(6, 5, seed=1).detach(), plain()), (randn(6, 5, seed=2).detach(), gaps())]
     for first, second in (batches, batches[::-1]):
         run = record(lambda x, t: call(loss, x, t, options), *first)
         for x, target in (first, second):
@@ -103,17 +101,17 @@ def test_the_gradient_is_recorded_too(loss, options):
         x = x.detach().requires_grad_()
         return torch.autograd.grad(call(loss, x, target, options).sum(), x)[0]
 
-    run = make_fx(gradient)(randn(6, 5).detach(), PLAIN)
+    run = make_fx(gradient)(randn(6, 5).detach(), plain())
     x = randn(6, 5, seed=2)
-    expected, = torch.autograd.grad(call(torch_F.cross_entropy, x, GAPS, options).sum(), x)
-    assert_close(run(x.detach(), GAPS), expected)
+    expected, = torch.autograd.grad(call(torch_F.cross_entropy, x, gaps(), options).sum(), x)
+    assert_close(run(x.detach(), gaps()), expected)
 
 
 @each_loss
 @each_option
 def test_compiled_forward_and_backward(loss, options):
     ours = torch.compile(lambda x, t: call(loss, x, t, options), fullgraph=True, backend="aot_eager")
-    for target in (PLAIN, GAPS):
+    for target in (plain(), gaps()):
         assert_same(ours, lambda x, t: call(torch_F.cross_entropy, x, t, options), randn(6, 5), target)
 
 
@@ -122,26 +120,26 @@ def test_compiled_forward_and_backward(loss, options):
 @each_loss
 @each_option
 def test_transforms(loss, options):
-    x, target = randn(3, 6, 5).detach(), torch.stack([PLAIN, GAPS, PLAIN])
+    x, target = randn(3, 6, 5).detach(), torch.stack([plain(), gaps(), plain()])
     ours, theirs = (lambda x, t, f=f: call(f, x, t, options).sum() for f in (loss, torch_F.cross_entropy))
     single = [theirs(a, b) for a, b in zip(x, target)]
     gradients = [torch.autograd.grad(theirs(a, b), a)[0] for a, b in ((a.clone().requires_grad_(), b) for a, b in zip(x, target))]
     assert_close(torch.func.vmap(ours)(x, target), torch.stack(single))
     assert_close(torch.func.vmap(torch.func.grad(ours))(x, target), torch.stack(gradients))
-    assert_close(torch.func.vmap(ours, (None, 0))(x[0], target)[1], theirs(x[0], GAPS))
+    assert_close(torch.func.vmap(ours, (None, 0))(x[0], target)[1], theirs(x[0], gaps()))
     tangent = randn(6, 5, seed=7).detach()
-    value, slope = torch.func.jvp(lambda x: ours(x, GAPS), (x[0],), (tangent,))
-    expected = torch.autograd.grad(theirs(leaf := x[0].clone().requires_grad_(), GAPS), leaf)[0]
-    assert_close(value, theirs(x[0], GAPS))
+    value, slope = torch.func.jvp(lambda x: ours(x, gaps()), (x[0],), (tangent,))
+    expected = torch.autograd.grad(theirs(leaf := x[0].clone().requires_grad_(), gaps()), leaf)[0]
+    assert_close(value, theirs(x[0], gaps()))
     assert_close(slope, (expected * tangent).sum())
-    assert_close(torch.func.hessian(lambda x: ours(x, GAPS))(x[0]), torch.func.hessian(lambda x: theirs(x, GAPS))(x[0]))
+    assert_close(torch.func.hessian(lambda x: ours(x, gaps()))(x[0]), torch.func.hessian(lambda x: theirs(x, gaps()))(x[0]))
 
 
 @each_loss
 def test_many_gradients_at_once(loss):
     x = randn(6, 5)
     rows = torch.eye(6)
-    ours, theirs = (torch.autograd.grad(f(x, GAPS, reduction="none"), x, rows, is_grads_batched=True)[0] for f in (loss, torch_F.cross_entropy))
+    ours, theirs = (torch.autograd.grad(f(x, gaps(), reduction="none"), x, rows, is_grads_batched=True)[0] for f in (loss, torch_F.cross_entropy))
     assert_close(ours, theirs)
 
 
@@ -156,11 +154,11 @@ def test_tensors_that_only_stand_for_others(loss):
 
 @each_loss
 def test_probabilities_and_weights_that_learn(loss):
-    soft, weight = probabilities(6, 5).requires_grad_(), torch.rand(5, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    soft, weight = probabilities(6, 5).requires_grad_(), drawn(torch.rand, 5, seed=1).requires_grad_()
     assert_same(loss, torch_F.cross_entropy, randn(6, 5), soft, weight=weight.detach(), label_smoothing=0.1)
     x = randn(6, 5)
-    value = loss(x, PLAIN, weight=weight)
-    by_hand = (torch_F.cross_entropy(x, PLAIN, reduction="none") * weight[PLAIN]).sum() / weight[PLAIN].sum()
+    value = loss(x, plain(), weight=weight)
+    by_hand = (torch_F.cross_entropy(x, plain(), reduction="none") * weight[plain()]).sum() / weight[plain()].sum()
     assert_close(torch.autograd.grad(value, weight), torch.autograd.grad(by_hand, weight))
 
 
@@ -173,7 +171,7 @@ def test_probabilities_and_weights_that_learn(loss):
 def test_autocast(loss, options, low, dtype, device):
     x = randn(40, 5, dtype=dtype, scale=30).detach()
     x = x.to(low).to(dtype) if loss is linear and dtype != torch.float64 else x  # so that the layer rounds nothing away
-    x, target = x.to(device).requires_grad_(), GAPS.repeat(7)[:40].to(device)
+    x, target = x.requires_grad_(), gaps().repeat(7)[:40]
     results = []
     for f in (loss, torch_F.cross_entropy):
         with torch.autocast(device, low):
@@ -190,10 +188,10 @@ def test_autocast(loss, options, low, dtype, device):
 
 def test_weights_in_32_bits_under_autocast():
     x, w = randn(6, 5, dtype=torch.bfloat16), randn(7, 5)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert_close(F.cross_entropy(x, PLAIN, weight=torch.ones(5)), torch_F.cross_entropy(x, PLAIN, weight=torch.ones(5)))
+    with torch.autocast(torch.get_default_device().type, torch.bfloat16):
+        assert_close(F.cross_entropy(x, plain(), weight=torch.ones(5)), torch_F.cross_entropy(x, plain(), weight=torch.ones(5)))
         assert_close(F.mse(x, x * 2), torch_F.mse_loss(x, x * 2))
-        ours, theirs = linear_cross_entropy(x, w, PLAIN), torch_F.cross_entropy(torch_F.linear(x, w), PLAIN)
+        ours, theirs = linear_cross_entropy(x, w, plain()), torch_F.cross_entropy(torch_F.linear(x, w), plain())
     assert ours.dtype == theirs.dtype == torch.float32
     assert_close(ours, theirs, rtol=1e-2, atol=1e-2)
 
@@ -203,10 +201,10 @@ def test_weights_in_32_bits_under_autocast():
 def test_the_operator_database_under_autocast(loss, dtype):
     [op] = [op for op in OPERATORS if op.name == "nn.functional.cross_entropy"]
     count = 0
-    for sample in op.sample_inputs("cpu", dtype, requires_grad=True):
+    for sample in op.sample_inputs(torch.get_default_device(), dtype, requires_grad=True):
         if loss is linear and (sample.input.dim() > 2 or dtype == torch.float16 or dtype == torch.float32):
             continue  # more dimensions than a layer's rows have; and it would round to bfloat16 what torch does not
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(torch.get_default_device().type, torch.bfloat16):
             ours, theirs = (f(sample.input, *sample.args, **sample.kwargs) for f in (loss, torch_F.cross_entropy))
         assert ours.dtype == theirs.dtype
         assert_close(ours, theirs, equal_nan=True)
@@ -218,7 +216,7 @@ def test_the_operator_database_under_autocast(loss, dtype):
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
 def test_the_operator_database_compiled_and_mapped(loss, dtype):
     [op] = [op for op in OPERATORS if op.name == "nn.functional.cross_entropy"]
-    for sample in op.sample_inputs("cpu", dtype, requires_grad=True):
+    for sample in op.sample_inputs(torch.get_default_device(), dtype, requires_grad=True):
         if loss is linear and sample.input.dim() > 2:
             continue  # a layer takes rows
         ours, theirs = (lambda x, f=f: f(x, *sample.args, **sample.kwargs) for f in (loss, torch_F.cross_entropy))
@@ -233,9 +231,9 @@ def test_the_operator_database_compiled_and_mapped(loss, dtype):
 def test_the_database_of_the_other_functions(op, dtype):
     """Under autocast, compiled and mapped, a sample of the database gives what torch's own function gives."""
     ours, theirs = (lambda x, f=f: f(x, *sample.args, **sample.kwargs) for f in PAIRS[op.name])
-    samples = list(op.sample_inputs("cpu", dtype, requires_grad=True))
+    samples = list(op.sample_inputs(torch.get_default_device(), dtype, requires_grad=True))
     for sample in samples:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(torch.get_default_device().type, torch.bfloat16):
             assert assert_same(ours, theirs, sample.input) in ("close", "nearer")
         if dtype in (torch.float32, torch.float64):
             torch._dynamo.reset()
@@ -263,11 +261,11 @@ def test_a_grad_scaler():
     for loss in (torch_F.cross_entropy, *LOSSES.values()):
         torch.manual_seed(0)
         layer = torch.nn.Linear(5, 5)
-        opt, scaler = torch.optim.SGD(layer.parameters(), lr=0.1), torch.amp.GradScaler("cpu")
+        opt, scaler = torch.optim.SGD(layer.parameters(), lr=0.1), torch.amp.GradScaler(torch.get_default_device().type)
         for _ in range(2):
             opt.zero_grad()
-            with torch.autocast("cpu", torch.float16):
-                value = loss(layer(randn(6, 5).detach()), GAPS)
+            with torch.autocast(torch.get_default_device().type, torch.float16):
+                value = loss(layer(randn(6, 5).detach()), gaps())
             scaler.scale(value).backward()
             scaler.step(opt)
             scaler.update()
@@ -280,7 +278,7 @@ def test_a_grad_scaler():
 
 @pytest.mark.parametrize("dtype", (torch.complex64, torch.complex128), ids=str)
 def test_logsumexp_of_complex_numbers(dtype):
-    x = torch.randn(3, 4, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    x = torch.complex(randn(3, 4), randn(3, 4, seed=1)).detach().to(dtype)
     for z in (x, x * 1000, x - 1e4):
         assert_same(F.logsumexp, torch.logsumexp, z.requires_grad_(False), 1)
     assert_same(F.logsumexp, torch.logsumexp, x.clone().requires_grad_(), (0, 1))
