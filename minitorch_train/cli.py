@@ -350,7 +350,7 @@ def _same_file(a: Path, b: Path) -> bool:
 
 def _check_targets(plot: Path | None, json_file: Path | None, checkpoint: Path | None) -> None:
     """Refuse, before anything is trained, a file that could not be written afterwards."""
-    from minitorch_train.checkpoints import check_writable
+    from minitorch_train.states import check_writable
 
     targets = {"--json": json_file, "--plot": plot}
     targets = {option: path for option, path in targets.items() if path is not None}
@@ -370,7 +370,7 @@ def _check_targets(plot: Path | None, json_file: Path | None, checkpoint: Path |
 def _write_outputs(history: "History", plot: Path | None, json_file: Path | None) -> list[str]:
     """Write what was asked for, the history first; returns a line for each that could not be written."""
     def draw() -> None:
-        from minitorch_train.checkpoints import write_whole
+        from minitorch_train.states import write_whole
 
         picture = io.BytesIO()
         history.plot().savefig(picture, format=plot.suffix[1:].lower())

@@ -1,4 +1,4 @@
-"""Lesson 10: training by hand gives what training with autograd gives."""
+"""Lesson 06: training by hand gives what training with autograd gives."""
 
 import copy
 

@@ -18,7 +18,8 @@ import torch
 from reference import alike
 from torch import nn, tensor
 
-from minitorch_train.checkpoints import _checksum, check_writable, load_checkpoint, save_checkpoint, write_whole
+from minitorch_train.checkpoints import load_checkpoint, save_checkpoint
+from minitorch_train.states import check_writable, checksum, write_whole
 
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes with names, permission bits and links belong to POSIX")
 
@@ -135,7 +136,7 @@ def test_other_files_are_no_checkpoints(tmp_path):
         "no checksum": save({}, {"minitorch_train": "1"}), "no json": save({}, header("{")), "deep": save({}, header(deep)),
         "no tensor": save({}, header('{"tensor": "w"}')), "two kinds": save({}, header('{"tuple": [], "dict": []}')),
         "no pairs": save({}, header('{"dict": 5}')), "no notes": save({}, header('{"OrderedDict": []}')), "a type": save({}, header('{"Path": ["a"]}')), "a factory": save({}, header('{"defaultdict": [[1, 2], ["eval"]]}')),
-        "no parts": save({"w": torch.zeros(3)}, {"minitorch_train": '{"complex": "w"}', "checksum": _checksum('{"complex": "w"}', {"w": torch.zeros(3)})}), "list as key": save({}, header('{"dict": [[[1], 2]]}')),
+        "no parts": save({"w": torch.zeros(3)}, {"minitorch_train": '{"complex": "w"}', "checksum": checksum('{"complex": "w"}', {"w": torch.zeros(3)})}), "list as key": save({}, header('{"dict": [[[1], 2]]}')),
     }
     for name, data in others.items():
         (tmp_path / name).write_bytes(data)
@@ -147,7 +148,7 @@ def test_other_files_are_no_checkpoints(tmp_path):
 
 
 def header(text):
-    return {"minitorch_train": text, "checksum": _checksum(text, {})}
+    return {"minitorch_train": text, "checksum": checksum(text, {})}
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])
@@ -224,7 +225,7 @@ def test_a_full_device_is_an_error_in_words(tmp_path):
 def test_the_output_of_the_program_is_written_into_where_it_stands(tmp_path):
     code = """if True:
         from pathlib import Path
-        from minitorch_train.checkpoints import check_writable, write_whole
+        from minitorch_train.states import check_writable, write_whole
         print("before", flush=True)
         for name in ("/dev/stdout", "out"):
             check_writable(Path(name))

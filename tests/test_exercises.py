@@ -801,7 +801,7 @@ def shuffled_by_seed(x, y, bs):
 
 def mode_given_back(model, loss_func, batches):
     mode = model.training
-    loss = ALL["08.1"].solution(model, loss_func, batches)
+    loss = ALL["10.1"].solution(model, loss_func, batches)
     model.train(mode)
     return loss
 
@@ -819,7 +819,7 @@ def by_autograd(logits, target, smoothing=0.0):
 
 def in_place(logits, target):
     logits -= logits.max(1, keepdim=True).values
-    return ALL["10.4"].solution(logits, target)
+    return ALL["06.4"].solution(logits, target)
 
 
 REFUSED = {
@@ -833,15 +833,15 @@ REFUSED = {
     "04.5": [F.nll_loss, lambda logp, target: mt.nll(logp, target)],
     "05.2": [lambda out, yb: 1 - (out.argmax(1) - yb).abs().float().mean()],
     "05.4": [lambda x, y, bs: [(xb, xb) for xb in x.split(bs)], lambda x, y, bs: list(zip(y.split(bs), x.split(bs)))],
-    "06.2": [nesterov_in_place],
-    "07.1": [lambda n, bs, seed: [b + 1 for b in ALL["07.1"].solution(n, bs, seed)], lambda n, bs, seed: [2 * b for b in ALL["07.1"].solution(n, bs, seed)],
+    "07.2": [nesterov_in_place],
+    "09.1": [lambda n, bs, seed: [b + 1 for b in ALL["09.1"].solution(n, bs, seed)], lambda n, bs, seed: [2 * b for b in ALL["09.1"].solution(n, bs, seed)],
              lambda n, bs, seed: list(torch.arange(n).roll(seed).split(bs)),
              lambda n, bs, seed: [b[torch.randperm(len(b), generator=torch.Generator().manual_seed(seed))] for b in torch.arange(n).split(bs)]],
-    "07.3": [lambda x, y, bs: list(zip(x.flip(0).split(bs), y.flip(0).split(bs))), shuffled_by_seed, lambda x, y, bs: list(zip(x.roll(1, 0).split(bs), y.roll(1, 0).split(bs))),
+    "09.3": [lambda x, y, bs: list(zip(x.flip(0).split(bs), y.flip(0).split(bs))), shuffled_by_seed, lambda x, y, bs: list(zip(x.roll(1, 0).split(bs), y.roll(1, 0).split(bs))),
              lambda x, y, bs: [(xb[p], yb[p]) for xb, yb in zip(x.split(bs), y.split(bs)) for p in [torch.randperm(len(xb))]]],
-    "08.1": [mode_given_back],
-    "09.3": [by_autograd],
-    "10.4": [in_place],
+    "10.1": [mode_given_back],
+    "13.3": [by_autograd],
+    "06.4": [in_place],
 }
 
 

@@ -1,4 +1,4 @@
-"""Lesson 08: fit does what a loop of torch does, with any parts, and a run that is stopped in any way ends with the same bits."""
+"""Lesson 10: fit does what a loop of torch does, with any parts, and a run that is stopped in any way ends with the same bits."""
 
 import copy
 import errno
@@ -28,9 +28,11 @@ from reference import alike
 from torch import nn, tensor
 
 from minitorch_train import fitting, optim, watching
-from minitorch_train.fitting import History, evaluate, fit, load_checkpoint, lr_find, one_cycle, save_checkpoint
+from minitorch_train.checkpoints import Run, load_checkpoint, save_checkpoint
+from minitorch_train.fitting import History, evaluate, fit
 from minitorch_train.functional import cross_entropy, mse
 from minitorch_train.loading import DataLoader, Dataset, get_dls
+from minitorch_train.optim import lr_find, one_cycle
 from minitorch_train.training import accuracy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -641,7 +643,7 @@ def test_a_notebook_has_a_bar_when_somebody_is_there(monkeypatch):
     fake = type(sys)("IPython")
     fake.get_ipython = lambda: Shell
     monkeypatch.setitem(sys.modules, "IPython", fake)
-    run = fitting._Run({"model": nn.Linear(1, 1), "opt": None}, ([1, 2], []), History())
+    run = Run({"model": nn.Linear(1, 1), "opt": None}, ([1, 2], []), History())
     run.epoch, run.batch = 1, 1
     with watching.progress_bar(run, 3, True) as bar:
         assert (bar.n, bar.total) == (3, 6), "a run that goes on begins where it was"

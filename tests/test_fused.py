@@ -1,4 +1,4 @@
-"""The fused losses of lesson 09 give what `cross_entropy` gives, once, and only what is asked for."""
+"""The fused losses of lesson 13 give what `cross_entropy` gives, once, and only what is asked for."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Lesson 07: batches are what torch.utils.data makes of the same rows, asked for whole, and a pass can be repeated and resumed."""
+"""Lesson 09: batches are what torch.utils.data makes of the same rows, asked for whole, and a pass can be repeated and resumed."""
 
 import pickle
 from itertools import islice

@@ -112,7 +112,7 @@ def test_no_mutant_that_is_wrong_passes(id):
     assert made > 0 and not passed, f"{len(passed)} of {made} mutants pass, and are wrong elsewhere:\n" + "\n\n".join(passed)
 
 
-@pytest.mark.parametrize("id", ["03.2", "04.2", "04.5", "05.2", "09.2", "09.4", "10.2"])
+@pytest.mark.parametrize("id", ["03.2", "04.2", "04.5", "05.2", "13.2", "13.4", "06.2"])
 def test_without_its_later_cases_an_exercise_lets_mutants_pass(id, monkeypatch):
     monkeypatch.setitem(WRITTEN, id, replace(WRITTEN[id], cases=WRITTEN[id].cases[:1]))
     monkeypatch.setitem(globals(), "drawn", lambda case, chance, drawn=drawn, cases=all_exercises()[id].cases: drawn(chance.choice(cases), chance))

@@ -1,4 +1,4 @@
-"""Lesson 06: SGD and Adam against torch.optim, step for step, and what they refuse."""
+"""Lesson 07: SGD and Adam against torch.optim, step for step, and what they refuse."""
 
 import copy
 import io

@@ -175,7 +175,7 @@ def test_a_target_that_cannot_be_written_is_refused_first(tmp_path, untrained, m
         assert run("train", *arguments).exit_code == 2
     def refuse(*arguments):
         raise PermissionError(13, "Permission denied")
-    monkeypatch.setattr("minitorch_train.checkpoints._file", refuse)
+    monkeypatch.setattr("minitorch_train.states._file", refuse)
     result = run("train", "--json", tmp_path / "file")
     assert result.exit_code == 2 and "cannot be written: Permission denied" in " ".join(result.stderr.split())
     assert (tmp_path / "file").read_bytes() == b"mine"

@@ -31,7 +31,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ..checkpoints import write_whole
+from ..states import write_whole
 from .results import Raised, agree, relation, settled
 
 # %% ../../nbs/exercises/engine.ipynb #fb9e0861

@@ -5,210 +5,156 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/exercises/lesson_06.ipynb #5ec81361
-from functools import partial
-
+# %% ../../nbs/exercises/lesson_06.ipynb #20bc77cc
 import torch
-from torch import nn, tensor
+from torch import tensor
 
 from minitorch_train.exercises import Exercise, Mistake, kept, value
-from minitorch_train.optim import SGD, Adam
+from minitorch_train.functional import cross_entropy, softmax
 
-# %% ../../nbs/exercises/lesson_06.ipynb #acb0a324
-EXERCISES = [
-    Exercise(
-        id="06.1", title="three steps with momentum", kind="predict",
-        statement="A weight starts at 0, and its gradient is 1 in every step. Before running it, say where the weight is "
-                  "after three steps of `SGD(params, lr=0.1, momentum=0.9)`. Replace the dots by the number.",
-        cases=((),), observe=value, reference=-0.1 * (1 + 1.9 + 2.71), given=...,
-        solution=-0.1 * (1 + 1.9 + 2.71),
-        explanation="The running sum is 1, then 0.9 + 1 = 1.9, then 0.9 * 1.9 + 1 = 2.71. Each step moves by 0.1 of it, downhill.",
-        notice=lambda answer: f"Plain steps would have come to -0.3, so momentum went {answer / -0.3:.2f} times as far.",
-        hint="Write down the running sum after each step first, and then add up the three moves.",
-        mistakes=(
-            Mistake("these are plain steps", "The second step is longer than the first.",
-                    "Keep a running sum v, starting at 0: v = 0.9 * v + 1, then move by 0.1 * v.", (-0.3,)),
-            Mistake("this is the third move alone", "The question is where the weight is, not how far it moved last.",
-                    "Add up all three moves.", (-0.271,)),
-            Mistake("the weight went uphill", "Which way does a step go?",
-                    "The gradient is above 0, so the weight gets smaller.", (0.1 * (1 + 1.9 + 2.71), 0.3, 0.271)),
-            Mistake("one step too few or too many", "Count the steps that were added up.", "The three moves are 0.1 times 1, 1.9 and 2.71.",
-                    (-0.1 * 2.9, -0.1 * (1 + 1.9 + 2.71 + 3.439))),
-            Mistake("the rate is left out", "This is the sum of the running sums.", "Each move is 0.1 times the running sum.", (-5.61, 5.61)),
-            Mistake("the look-ahead of Nesterov", "Nobody asked for `nesterov=True`.", "Move by the running sum itself.", (-0.1 * (1.9 + 2.71 + 3.439),)),
-            Mistake("the moves shrink", "Momentum adds to a step, and takes nothing off it.", "Keep a running sum: v = 0.9 * v + 1.", (-0.27, -0.243)),
-            Mistake("too few decimals", "Right so far, and the third decimal is not 0.", "Give the number as it is, with three decimals.", (-0.56, -0.6)),
-            Mistake("a running mean in the place of a sum", "How much of the new gradient is added in each step?",
-                    "All of it: v = 0.9 * v + 1, and not 0.9 * v + 0.1 * 1.", (-0.1 * (0.1 + 0.19 + 0.271),)),
-        ),
+# %% ../../nbs/exercises/lesson_06.ipynb #7102f7f1
+_shape = Exercise(
+    id="06.1", title="the shape of a gradient", kind="predict",
+    statement="For `Model(20, 7, 3)` and a batch of 5 rows, what is the shape of the gradient of the first layer's weight? "
+              "Replace the dots by a tuple of two numbers.",
+    cases=((),), observe=value, given=..., reference=(7, 20), solution=(7, 20),
+    explanation="A gradient has the shape of what it belongs to: 7 neurons with 20 weights each. The rows of the batch are added up.",
+    notice=lambda answer: f"The batch has 5 rows, and 5 is not in {tuple(answer)}: the rows are added up.",
+    hint="What is the shape of the weight itself?",
+    mistakes=(
+        Mistake("transposed", "The numbers are right, in the other order.", "Each row holds the weights of one neuron.", ((20, 7),)),
+        Mistake("the rows of the batch are kept", "A weight is one number for all rows of the batch.",
+                "The gradients of the rows are added, so the 5 does not appear.", ((5, 7), (5, 20), (7, 5), (20, 5))),
+        Mistake("a gradient for each row", "The gradients of the rows are added up.", "There is no 5 in the shape.", ((5, 7, 20), (5, 20, 7))),
+        Mistake("the bias's gradient", "This has one number for each neuron.", "The weight has 20 for each neuron.", ((7,),)),
+        Mistake("how many numbers, not the shape", "The shape has a size for each dimension.", "Give a tuple of two numbers.", (140,)),
+        Mistake("inputs and scores", "Nothing leads from the inputs past the hidden layer.", "The first layer takes 20 inputs to 7 neurons.", ((3, 20), (20, 3))),
+        Mistake("the scores' own shape", "This belongs to the outputs of the batch.", "Look for the weight of the first layer.", ((5, 3), (3, 5))),
+        Mistake("the last layer's weight", "This is the other layer.", "The first layer takes 20 inputs to 7 neurons.", ((3, 7), (7, 3))),
     ),
-]
+)
 
-# %% ../../nbs/exercises/lesson_06.ipynb #713c1f8e
-def nesterov_step(p, g, v, lr, mu):
-    v = mu * v + g
-    return p - lr * (g + mu * v), v
-
-
-def _nesterov(opt_class, p, g, v, lr, mu):
-    """The same step, by an optimizer that went on from `v`."""
-    p = nn.Parameter(p.clone())
-    opt = opt_class([p], lr=lr, momentum=mu, nesterov=True)
-    opt.state[p]["momentum_buffer"], p.grad = v.clone(), g
-    opt.step()
-    return p.detach(), opt.state[p]["momentum_buffer"]
+# %% ../../nbs/exercises/lesson_06.ipynb #7b019c90
+def linear_backward(dout, x, weight):
+    return dout @ weight, dout.T @ x, dout.sum(0)
 
 
-EXERCISES.append(Exercise(
-    id="06.2", title="one step of Nesterov", kind="write",
-    statement="Write `nesterov_step(p, g, v, lr, mu)` for a weight `p`, its gradient `g` measured at `p`, and the running sum `v` so far: "
-              "form (2) of the section on Nesterov, which is PyTorch's. `p`, `g` and `v` are tensors, `lr` and `mu` are numbers. "
-              "It returns two new tensors, the new weight and the new running sum, and changes nothing in place.",
+def _by_autograd(dout, x, weight):
+    x, weight, bias = x.clone().requires_grad_(), weight.clone().requires_grad_(), torch.zeros(len(weight), requires_grad=True)
+    return torch.autograd.grad(x @ weight.T + bias, (x, weight, bias), dout)
+
+
+_linear = Exercise(
+    id="06.2", title="backwards through a linear layer", kind="write",
+    statement="A layer computes `out = x @ weight.T + bias`. Write `linear_backward(dout, x, weight)`: from the gradient with respect to "
+              "`out` it returns the gradients with respect to `x`, `weight` and `bias`, as a tuple.",
     cases=(
-        (tensor([1.0]), tensor([2.0]), tensor([0.0]), 0.1, 0.9),
-        (tensor([1.0]), tensor([2.0]), tensor([4.0]), 0.1, 0.5),
-        (tensor([1.0, -2.0]), tensor([3.0, 0.5]), tensor([-1.0, 1.0]), 0.01, 0.9),
+        (tensor([[1.0, -2.0]]), tensor([[3.0, 4.0]]), tensor([[1.0, 2.0], [0.0, 5.0]])),
+        (tensor([[1.0, 2.0], [3.0, -4.0], [0.5, 1.0]]), torch.arange(12.0).view(3, 4), torch.arange(8.0).view(2, 4)),
     ),
-    reference=partial(_nesterov, SGD), solution=nesterov_step, observe=kept,
-    explanation="First the running sum takes in the gradient. The move is then the gradient and `mu` times the new sum.",
-    notice=lambda answer: "The numbers are PyTorch's. With v = 0, the first step is (1 + mu) times a plain one.",
-    hint="Two lines: one for the new sum, one for the new weight. The second needs the first.",
+    reference=_by_autograd, solution=linear_backward,
+    explanation="Back to the inputs goes through the weights; a weight gets what came back times what came in; a bias gets what came back, "
+                "added over the rows.",
+    notice=lambda answer: "All three are sums of products, and two of them are matrix products.",
+    hint="Write the shape of each result down first: those of x, of weight, and of bias.",
     mistakes=(
-        Mistake("this is momentum without the look-ahead", "Is that the old running sum or the new one in the move?",
-                "Move by `g + mu * v` with the new `v`. With the old one, that is the new sum again.",
-                (lambda p, g, v, lr, mu: (p - lr * (mu * v + g), mu * v + g),)),
-        Mistake("the rate is inside the running sum", "The sum collects gradients, not moves.",
-                "Leave `lr` out of `v`, and multiply by it in the move.",
-                (lambda p, g, v, lr, mu: (p - (lr * g + mu * (mu * v + lr * g)), mu * v + lr * g),)),
-        Mistake("the gradient is left out of the move", "The move has two parts.",
-                "Move by `g + mu * v`, and not by `mu * v` alone.",
-                (lambda p, g, v, lr, mu: (p - lr * mu * (mu * v + g), mu * v + g),)),
-        Mistake("the old running sum comes back", "The sum has taken in a gradient.", "Return the new `v`.", (lambda p, g, v, lr, mu: (nesterov_step(p, g, v, lr, mu)[0], v),)),
-        Mistake("the new gradient is damped", "All of the new gradient goes into the sum.", "The sum is `mu * v + g`.",
-                (lambda p, g, v, lr, mu: (p - lr * (g + mu * (mu * v + (1 - mu) * g)), mu * v + (1 - mu) * g),)),
-        Mistake("the weight went uphill", "Which way does a step go?", "Subtract the move.", (lambda p, g, v, lr, mu: (p + lr * (g + mu * (mu * v + g)), mu * v + g),)),
-        Mistake("the rate is left out", "The step is the whole move.", "Multiply the move by `lr`.", (lambda p, g, v, lr, mu: (p - (g + mu * (mu * v + g)), mu * v + g),)),
-        Mistake("brackets are missing in the move", "`lr` is a factor of both parts of the move.", "Write `p - lr * (g + mu * v)`.",
-                (lambda p, g, v, lr, mu: (p - lr * g + mu * (mu * v + g), mu * v + g), lambda p, g, v, lr, mu: (p - lr * g - mu * (mu * v + g), mu * v + g))),
-        Mistake("the old sum does not fade", "Before the gradient is added, the old sum is multiplied by `mu`.", "The sum is `mu * v + g`.",
-                (lambda p, g, v, lr, mu: (p - lr * (g + mu * (v + g)), v + g),)),
-        Mistake("the gradient of the move is multiplied by mu", "The move is the whole gradient, and `mu` times the new sum.", "Move by `g + mu * v`.",
-                (lambda p, g, v, lr, mu: (p - lr * mu * (v + g), mu * v + g),)),
-        Mistake("the two results are in the other order", "Which of the two is wanted first?",
-                "Return the weight, and then the sum.",
-                (lambda p, g, v, lr, mu: nesterov_step(p, g, v, lr, mu)[::-1],)),
+        Mistake("the weight is transposed on the way back", "On the way forward there is a `.T`; on the way back to x there is none.",
+                "It is `dout @ weight`. With a square weight the other one fits by accident, and is wrong.",
+                (lambda dout, x, weight: (dout @ weight.T, dout.T @ x, dout.sum(0)),)),
+        Mistake("the weight's gradient is transposed", "Compare its shape with the weight's.", "It is `dout.T @ x`.",
+                (lambda dout, x, weight: (dout @ weight, x.T @ dout, dout.sum(0)),)),
+        Mistake("the bias's gradient is not added up", "The bias is one vector for all rows.", "Add over the rows: `dout.sum(0)`.",
+                (lambda dout, x, weight: (dout @ weight, dout.T @ x, dout),)),
+        Mistake("the forward pass", "This computes the layer, not its gradients.", "Begin with `dout`.", (lambda dout, x, weight: x @ weight.T,)),
+        Mistake("the bias is left out", "Three gradients are asked for.", "Add `dout.sum(0)` to the tuple.", (lambda dout, x, weight: (dout @ weight, dout.T @ x),)),
+        Mistake("the bias's gradient without dout", "What comes back from behind is a factor of each of the three.", "It is `dout.sum(0)`.",
+                (lambda dout, x, weight: (dout @ weight, dout.T @ x, torch.ones(len(weight))), lambda dout, x, weight: (weight, x, torch.ones(len(weight))))),
+        Mistake("the bias's gradient is a mean", "The 1/n of a mean loss is already in `dout`.", "Add, do not average: `dout.sum(0)`.",
+                (lambda dout, x, weight: (dout @ weight, dout.T @ x, dout.mean(0)),)),
+        Mistake("the bias's gradient is summed over the wrong dimension", "It should have one number for each neuron.",
+                "Dimension 0 is that of the rows: `dout.sum(0)`.",
+                (lambda dout, x, weight: (dout @ weight, dout.T @ x, dout.sum(1)), lambda dout, x, weight: (dout @ weight, dout.T @ x, dout.sum()))),
     ),
-))
+)
 
-# %% ../../nbs/exercises/lesson_06.ipynb #04d40960
-def _first_step(g):
-    """What Adam's first step makes of a gradient."""
-    if not isinstance(g, (int, float)):
-        return f"{g!r} is not a number"
-    p = nn.Parameter(torch.zeros((), dtype=torch.float64))
-    opt = Adam([p], lr=1.0)
-    p.grad = tensor(g, dtype=torch.float64)
-    opt.step()
-    if not p.grad > 0:
-        return "the gradient is not above 0"
-    return "less than half the rate" if p.item() > -0.5 else f"{-p.item():.1f} times the rate"
+# %% ../../nbs/exercises/lesson_06.ipynb #99676c1b
+def _mask_from_behind(dh, h):
+    return dh * (dh > 0)
 
 
-EXERCISES.append(Exercise(
-    id="06.3", title="break Adam's first step", kind="break",
-    statement="Adam's first step has the length of the rate, almost whatever the gradient. Break that: find a gradient "
-              "above 0 for which `Adam`, with its default `eps`, moves a weight by less than half the rate.",
-    cases=((),), observe=_first_step, reference=1e-9, given=...,
-    solution=1e-9,
-    explanation="The first step is lr * g / (g + eps). Below eps, which is 1e-8, the gradient counts for less than eps does.",
-    notice=lambda answer: f"With {answer:g}, the step is {answer / (answer + 1e-8):.2g} of the rate.",
-    hint="Write down Adam's first step with `eps` in it. When is the fraction below a half?",
+def relu_backward(dh, h):
+    return dh * (h > 0)
+
+
+_relu = Exercise(
+    id="06.3", title="a mask from the wrong tensor", kind="repair",
+    statement="`relu_backward(dh, h)` should give the gradient before ReLU, from the gradient `dh` behind it and the result `h` of ReLU. Repair it.",
+    cases=((tensor([[-1.0, 2.0]]), tensor([[3.0, 0.0]])), (tensor([[-1.0, 2.0, 0.5], [4.0, -5.0, 6.0]]), tensor([[3.0, 0.0, 2.0], [0.0, 0.0, 1.0]]))),
+    reference=lambda dh, h: torch.where(h > 0, dh, 0.0), solution=relu_backward, given=_mask_from_behind,
+    explanation="ReLU lets a change through where its result is above 0, whatever the sign of what comes back.",
+    notice=lambda answer: "A negative gradient passes where h is above 0.",
+    hint="Which of the two tensors says where ReLU let something through?",
     mistakes=(
-        Mistake("the gradient is not above 0", "Turning the gradient around does not shorten a step, and with 0 there is none.",
-                "Take a very small number above 0.", (0.0, -1.0)),
-        Mistake("the gradient is still large beside eps", "The gradient is divided by its own size, and `eps` hardly counts beside that.",
-                "The default `eps` is 1e-8. Go below it.", (1.0, 1e-7, 4e-8, 2.5e-8, 1.5e-8)),
-        Mistake("the gradient is as large as eps", "That is a half, and not less.", "Go below 1e-8.", (1e-8,)),
+        Mistake("everything passes", "Where h is 0, nothing should pass.", "The comparison should be `h > 0`; h is never below 0.",
+                (lambda dh, h: dh * (h >= 0), lambda dh, h: dh)),
+        Mistake("scaled by h", "The slope of ReLU is 0 or 1.", "Multiply by `h > 0`, not by h.", (lambda dh, h: dh * h,)),
+        Mistake("the mask is turned round", "It passes exactly where it should not.", "Keep where `h > 0`.",
+                (lambda dh, h: dh * (h == 0), lambda dh, h: dh * (h <= 0))),
+        Mistake("the mask alone", "What comes back has no part in it.", "Multiply `dh` by the mask.", (lambda dh, h: (h > 0).float(),)),
+        Mistake("h in the place of dh", "The gradient comes from `dh`.", "Write `dh * (h > 0)`.", (lambda dh, h: h * (dh > 0), lambda dh, h: h * (h > 0))),
+        Mistake("picked out, so that the shape is lost", "The zeros have their places too.", "Multiply by the mask.", (lambda dh, h: dh[h > 0],)),
+        Mistake("something leaks through", "Where h is 0, nothing should pass.", "Multiply by `h > 0`.", (lambda dh, h: torch.where(h > 0, dh, 0.01 * dh), lambda dh, h: torch.where(h > 0, dh, 0.1 * dh))),
+        Mistake("both masks", "What comes back may be negative.", "Only h decides: `dh * (h > 0)`.", (lambda dh, h: dh * (dh > 0) * (h > 0),)),
     ),
-))
+)
 
-# %% ../../nbs/exercises/lesson_06.ipynb #40d5479d
-class AdamW(Adam):
-    def __init__(self, params, lr=1e-3, weight_decay=0.01):
-        super().__init__(params, lr)
-        self.decay = weight_decay
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    p.mul_(1 - group["lr"] * self.decay)
-        super().step()
+# %% ../../nbs/exercises/lesson_06.ipynb #1927e9df
+def loss_backward(logits, target):
+    d = softmax(logits)
+    d[range(len(target)), target] -= 1
+    return d / len(target)
 
 
-class _Given(Adam):
-    """What stands in the lesson: a `step` that does nothing yet."""
-    def __init__(self, params, lr=1e-3, weight_decay=0.01):
-        super().__init__(params, lr)
-
-    def step(self):
-        ...
+def _grad_of_loss(logits, target):
+    logits = logits.clone().requires_grad_()
+    return torch.autograd.grad(cross_entropy(logits, target), logits)[0]
 
 
-def _decaying(factor, after=False, always=False):
-    """A class that multiplies each weight by `factor(lr, decay)`, before or after Adam's step."""
-    class Decaying(AdamW):
-        @torch.no_grad()
-        def step(self):
-            if after:
-                Adam.step(self)
-            for group in self.param_groups:
-                for p in group["params"]:
-                    if always or p.grad is not None:
-                        p.mul_(factor(group["lr"], self.decay))
-            if not after:
-                Adam.step(self)
-    return Decaying
+def _one_hot(logits, target):
+    return torch.nn.functional.one_hot(target, logits.shape[1])
 
 
-def _trained(answer, lr, weight_decay):
-    """The weights after three steps, where the second weight never has a gradient."""
-    params = [nn.Parameter(tensor([1.0, -3.0])), nn.Parameter(tensor([2.0])), nn.Parameter(tensor([4.0]))]
-    opt = answer([{"params": params[:2]}, {"params": params[2:], "lr": lr / 2}], lr=lr, weight_decay=weight_decay)
-    if opt is None:
-        return None
-    for g in (tensor([1.0, 0.5]), tensor([-2.0, 0.5]), tensor([0.25, 3.0])):
-        params[0].grad, params[2].grad = g, g[:1]
-        opt.step()
-    return [p.detach() for p in params]
-
-
-EXERCISES.append(Exercise(
-    id="06.4", title="decay outside the gradient", kind="extend",
-    statement="In `AdamW`, decay is not a part of the gradient. Each weight that has a gradient is first multiplied by "
-              "`1 - lr * decay`, and then Adam's step is taken. Write `step` for a class `AdamW` that builds on `Adam` "
-              "and keeps its decay as `self.decay`. Start with a loop over `self.param_groups`: each group holds its `params`, "
-              "and its rate as `lr`. A change in place needs `with torch.no_grad():`. `check` makes `AdamW(params, lr, weight_decay)`, takes three steps and "
-              "compares where three parameters in two groups end. The second one never has a gradient.",
-    cases=((0.1, 0.0), (0.1, 0.5), (0.01, 0.2)), observe=_trained, reference=AdamW, solution=AdamW, given=_Given,
-    explanation="Adam divides by the size of the gradient, and decay inside the gradient is divided with it. Outside, every weight shrinks by the same factor.",
-    notice=lambda answer: "The blank pixels' weights would now shrink at the pace of `SGD` with the same decay.",
-    hint="Two parts, under `torch.no_grad()`: a loop over groups and parameters that multiplies, and then `super().step()`.",
+_loss = Exercise(
+    id="06.4", title="backwards through the loss", kind="write",
+    statement="Write `loss_backward(logits, target)`: the gradient of `cross_entropy(logits, target)`, the mean over the rows, with respect to "
+              "`logits`. Leave `logits` as it is.",
+    cases=((tensor([[0.0, 0.0]]), tensor([1])), (tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), tensor([0, 2])),
+           (tensor([[1000.0, 0.0, 999.0], [0.0, 0.0, 0.0]]), tensor([2, 0]))),
+    reference=_grad_of_loss, solution=loss_backward, observe=kept,
+    explanation="The gradient of one row is its softmax, less 1 at the right class. The mean divides by the number of rows.",
+    notice=lambda answer: "Each row of it adds up to 0: what the right class gains, the others lose.",
+    hint="It is `softmax - one_hot`, for a mean over the rows.",
     mistakes=(
-        Mistake("there is no decay yet", "This is Adam's own step.",
-                "Before `super().step()`, multiply each weight that has a gradient by `1 - lr * decay`.",
-                (lambda params, lr, weight_decay: Adam(params, lr),)),
-        Mistake("the decay is in the gradient", "That is what `Adam` does with its own `weight_decay`.",
-                "Give no `weight_decay` to `Adam`, and multiply the weights yourself.",
-                (lambda params, lr, weight_decay: Adam(params, lr, weight_decay=weight_decay),)),
-        Mistake("the rate is missing", "With a small rate, the decay should be small as well.",
-                "Multiply by `1 - lr * decay`, and not by `1 - decay`.", (_decaying(lambda lr, decay: 1 - decay),)),
-        Mistake("the weights are multiplied after the step", "In which order are the two parts?",
-                "Multiply first, then call `super().step()`.", (_decaying(lambda lr, decay: 1 - lr * decay, after=True),)),
-        Mistake("a weight without a gradient decays", "Look at the second weight, which never has a gradient.",
-                "Skip a parameter whose `.grad` is `None`.", (_decaying(lambda lr, decay: 1 - lr * decay, always=True),)),
-        Mistake("the weights grow", "Which way does the factor go?",
-                "Multiply by `1 - lr * decay`, which is below 1.", (_decaying(lambda lr, decay: 1 + lr * decay),)),
+        Mistake("the factor 1/n is missing", "It is right for a batch of one row.", "The loss is a mean, so divide by `len(target)`.",
+                (lambda logits, target: softmax(logits) - _one_hot(logits, target),)),
+        Mistake("the sign is turned round", "The right class should have a negative gradient: raising it lowers the loss.",
+                "It is `softmax - one_hot`, not the other way round.",
+                (lambda logits, target: (_one_hot(logits, target) - softmax(logits)) / len(target),)),
+        Mistake("softmax is missing", "It is softmax minus one-hot.", "Begin with `softmax(logits)`.",
+                (lambda logits, target: (logits - _one_hot(logits, target)) / len(target), lambda logits, target: (logits.log_softmax(1) - _one_hot(logits, target)) / len(target), lambda logits, target: -_one_hot(logits, target) / len(target))),
+        Mistake("the gradient by something else", "This goes back to the probabilities, or through the right class alone.", "By the logits it is `softmax - one_hot`.",
+                (lambda logits, target: -_one_hot(logits, target) / softmax(logits) / len(target), lambda logits, target: (softmax(logits) - 1) * _one_hot(logits, target) / len(target))),
+        Mistake("the one-hot part is added", "Raising the right class lowers the loss.", "Subtract 1 at the right class.", (lambda logits, target: (softmax(logits) + _one_hot(logits, target)) / len(target),)),
+        Mistake("the rows averaged away", "Each row has its own gradient.", "Divide by `len(target)`, and do not add the rows up.", (lambda logits, target: (softmax(logits) - _one_hot(logits, target)).mean(0),)),
+        Mistake("divided by the classes as well", "The mean goes over rows, not over all numbers.", "Divide by `len(target)` only.",
+                (lambda logits, target: (softmax(logits) - _one_hot(logits, target)) / logits.numel(),)),
+        Mistake("the one-hot part is missing", "This is the softmax; the target has not been used.", "Subtract 1 at the right class.",
+                (lambda logits, target: softmax(logits) / len(target),)),
+        Mistake("softmax along the wrong dimension", "Each row should add up to 0.", "The classes are in the last dimension.",
+                (lambda logits, target: (softmax(logits, 0) - _one_hot(logits, target)) / len(target),)),
+        Mistake("no shift, so that it overflows", "exp(1000) is infinite.", "Use `softmax` from lesson 03, or subtract each row's maximum.",
+                (lambda logits, target: (logits.exp() / logits.exp().sum(1, keepdim=True) - _one_hot(logits, target)) / len(target),)),
     ),
-))
+)
+
+EXERCISES = [_shape, _linear, _relu, _loss]

@@ -5,249 +5,97 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/exercises/lesson_07.ipynb #f9baa429
+# %% ../../nbs/exercises/lesson_07.ipynb #5ec81361
+from functools import partial
+
 import torch
+from torch import nn, tensor
 
-from minitorch_train.exercises import Exercise, Mistake, value
-from minitorch_train.loading import DataLoader, Dataset, Sampler
+from minitorch_train.exercises import Exercise, Mistake, kept, value
+from minitorch_train.optim import SGD, Adam
 
-# %% ../../nbs/exercises/lesson_07.ipynb #556db011
-def _epoch(answer, n, bs, seed):
-    """What can be said of the batches of an epoch, whatever their order is."""
-    batches, again, other = (answer(n, bs, s) for s in (seed, seed, seed + 1))
-    if batches is None:
-        return None
-    batches = list(batches)
-    rows, again, other = (torch.cat(list(b)).tolist() for b in (batches, again, other))
-    first = [[sorted(torch.as_tensor(b).tolist()) for b in answer(n, bs, s)][0] for s in range(8)]
-    neighbours = sum(abs(a - b) == 1 for a, b in zip(rows, rows[1:]))
-    return {
-        "rows in each batch": [len(b) for b in batches],
-        "rows that come twice": "some" if len(set(rows)) < len(rows) else "none",
-        "rows that never come": "some" if len(set(rows)) < n else "none",
-        "the numbers": "0 to n - 1" if set(rows) <= set(range(n)) else "others",
-        "the order": "0, 1, 2" if rows == sorted(rows) else "mixed",
-        "neighbours": "still together" if n > 30 and neighbours > n / 2 else "apart",
-        "the first batch": "always of the same rows" if bs < n and first.count(first[0]) == 8 else "of other rows each time",
-        "the same seed again": "the same order" if rows == again else "another order",
-        "another seed": "the same order" if rows == other else "another order",
-    }
-
-
-def _seeded(seed):
-    """A generator of this seed."""
-    return torch.Generator().manual_seed(seed)
-
-
-def batches_of(n, bs, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return list(torch.randperm(n, generator=generator).split(bs))
-
-
-def _without_last(n, bs, seed):
-    """The full batches only."""
-    order = torch.randperm(n, generator=_seeded(seed))
-    return [order[i : i + bs] for i in range(0, n - bs + 1, bs)]
-
-
-def _one_draw_with_replacement(n, bs, seed):
-    """Row numbers that may come twice."""
-    return list(torch.randint(n, (n,), generator=_seeded(seed)).split(bs))
-
-
-def _draws_with_replacement(n, bs, seed):
-    """Row numbers that may come twice, drawn for each batch, the last one full."""
-    generator = _seeded(seed)
-    return [torch.randint(n, (bs,), generator=generator) for _ in range(0, n, bs)]
-
-
-def _many_permutations(n, bs, seed):
-    """A permutation for each batch, the last one full."""
-    generator = _seeded(seed)
-    return [torch.randperm(n, generator=generator)[:bs] for _ in range(0, n, bs)]
-
-
-def _many_permutations_cut(n, bs, seed):
-    """A permutation for each batch, and of each another part."""
-    generator = _seeded(seed)
-    return [torch.randperm(n, generator=generator)[i : i + bs] for i in range(0, n, bs)]
-
-
+# %% ../../nbs/exercises/lesson_07.ipynb #acb0a324
 EXERCISES = [
     Exercise(
-        id="07.1", title="batches of row numbers", kind="write",
-        statement="Write `batches_of(n, bs, seed)`: a list of tensors that hold the row numbers 0 to `n - 1`, each once, in random order, `bs` in each tensor, and what is left over in the last one. The same seed gives the same order, and another seed gives another order.",
-        cases=((10, 4, 1), (10, 10, 1), (40, 8, 2)), observe=_epoch,
-        reference=lambda n, bs, seed: list(Sampler(range(n), bs, shuffle=True, generator=_seeded(seed))),
-        solution=batches_of,
-        explanation="`randperm` gives each row number once, and `split` cuts it into pieces of `bs`, the last one as short as it has to be.",
-        notice=lambda answer: f"For 50,000 digits and batches of 64 it gives {len(answer(50000, 64, 0))} batches, the last of {len(answer(50000, 64, 0)[-1])}.",
-        hint="Draw one permutation of all row numbers from a generator with this seed, then cut it into pieces.",
+        id="07.1", title="three steps with momentum", kind="predict",
+        statement="A weight starts at 0, and its gradient is 1 in every step. Before running it, say where the weight is "
+                  "after three steps of `SGD(params, lr=0.1, momentum=0.9)`. Replace the dots by the number.",
+        cases=((),), observe=value, reference=-0.1 * (1 + 1.9 + 2.71), given=...,
+        solution=-0.1 * (1 + 1.9 + 2.71),
+        explanation="The running sum is 1, then 0.9 + 1 = 1.9, then 0.9 * 1.9 + 1 = 2.71. Each step moves by 0.1 of it, downhill.",
+        notice=lambda answer: f"Plain steps would have come to -0.3, so momentum went {answer / -0.3:.2f} times as far.",
+        hint="Write down the running sum after each step first, and then add up the three moves.",
         mistakes=(
-            Mistake("the last batch is dropped", "10 rows in batches of 4 make more than two batches.",
-                    "Let the last piece be shorter: a slice that runs past the end stops at the end.",
-                    (_without_last, lambda n, bs, seed: [b for b in batches_of(n, bs, seed) if len(b) == bs])),
-            Mistake("drawn with replacement", "Some rows come twice, and others never come.",
-                    "`randint` may draw the same number again. `torch.randperm(n)` gives each number once.",
-                    (_one_draw_with_replacement, _draws_with_replacement)),
-            Mistake("a new permutation for each batch", "Within a batch no row comes twice, but the next batch knows nothing of it.",
-                    "Draw one permutation, before the loop, and cut it into pieces.",
-                    (_many_permutations, _many_permutations_cut)),
-            Mistake("not shuffled", "The row numbers come in order.", "Cut `torch.randperm(n, generator=...)` instead of `torch.arange(n)`.",
-                    (lambda n, bs, seed: list(torch.arange(n).split(bs)),)),
-            Mistake("the seed is not used", "Two calls with one seed give two orders.",
-                    "Make a `torch.Generator().manual_seed(seed)`, and pass it to `randperm` as `generator`.",
-                    (lambda n, bs, seed: list(torch.randperm(n).split(bs)),)),
-            Mistake("the same order for every seed", "Another seed should give another order.",
-                    "Seed the generator with the argument `seed`, and not with a fixed number.",
-                    (lambda n, bs, seed: batches_of(n, bs, 0),)),
+            Mistake("these are plain steps", "The second step is longer than the first.",
+                    "Keep a running sum v, starting at 0: v = 0.9 * v + 1, then move by 0.1 * v.", (-0.3,)),
+            Mistake("this is the third move alone", "The question is where the weight is, not how far it moved last.",
+                    "Add up all three moves.", (-0.271,)),
+            Mistake("the weight went uphill", "Which way does a step go?",
+                    "The gradient is above 0, so the weight gets smaller.", (0.1 * (1 + 1.9 + 2.71), 0.3, 0.271)),
+            Mistake("one step too few or too many", "Count the steps that were added up.", "The three moves are 0.1 times 1, 1.9 and 2.71.",
+                    (-0.1 * 2.9, -0.1 * (1 + 1.9 + 2.71 + 3.439))),
+            Mistake("the rate is left out", "This is the sum of the running sums.", "Each move is 0.1 times the running sum.", (-5.61, 5.61)),
+            Mistake("the look-ahead of Nesterov", "Nobody asked for `nesterov=True`.", "Move by the running sum itself.", (-0.1 * (1.9 + 2.71 + 3.439),)),
+            Mistake("the moves shrink", "Momentum adds to a step, and takes nothing off it.", "Keep a running sum: v = 0.9 * v + 1.", (-0.27, -0.243)),
+            Mistake("too few decimals", "Right so far, and the third decimal is not 0.", "Give the number as it is, with three decimals.", (-0.56, -0.6)),
+            Mistake("a running mean in the place of a sum", "How much of the new gradient is added in each step?",
+                    "All of it: v = 0.9 * v + 1, and not 0.9 * v + 0.1 * 1.", (-0.1 * (0.1 + 0.19 + 0.271),)),
         ),
     ),
 ]
 
-# %% ../../nbs/exercises/lesson_07.ipynb #b7ebcc37
+# %% ../../nbs/exercises/lesson_07.ipynb #713c1f8e
+def nesterov_step(p, g, v, lr, mu):
+    v = mu * v + g
+    return p - lr * (g + mu * v), v
+
+
+def _nesterov(opt_class, p, g, v, lr, mu):
+    """The same step, by an optimizer that went on from `v`."""
+    p = nn.Parameter(p.clone())
+    opt = opt_class([p], lr=lr, momentum=mu, nesterov=True)
+    opt.state[p]["momentum_buffer"], p.grad = v.clone(), g
+    opt.step()
+    return p.detach(), opt.state[p]["momentum_buffer"]
+
+
 EXERCISES.append(Exercise(
-    id="07.2", title="count the steps", kind="predict",
-    statement="A training set has 1,000 rows. A loader with `bs=64` and `drop_last=True` goes through it for 5 epochs, with one step of the optimizer for each batch. How many steps is that? Work it out on paper, then replace the dots by the number.",
-    cases=((),), observe=value, given=...,
-    reference=5 * len(Sampler(range(1000), 64, drop_last=True)), solution=5 * (1000 // 64),
-    explanation="1,000 is 15 times 64 and 40 left over, and each epoch drops its own 40 rows.",
-    notice=lambda answer: f"In the {answer} steps {1000 * 5 - answer * 64} rows are left out, {1000 - answer // 5 * 64} in each epoch.",
-    hint="How many full batches are there in one epoch?",
-    mistakes=(
-        Mistake("the last batch is counted", "In each epoch there is a batch with 40 rows.", "`drop_last` leaves the batch of 40 rows out: 15 batches an epoch.", (5 * 16,)),
-        Mistake("the epochs run into each other", "5,000 rows are not cut in one go: each epoch begins anew.",
-                "Count the full batches of one epoch, then multiply by 5.", (5000 // 64, 5000 // 64 + 1)),
-        Mistake("only one epoch", "There are 5 epochs.", "Multiply by 5.", (15, 16)),
-        Mistake("a part of a batch is counted", "There is no part of a step.", "Round 1,000 / 64 down before you multiply.", (5 * 1000 / 64,)),
+    id="07.2", title="one step of Nesterov", kind="write",
+    statement="Write `nesterov_step(p, g, v, lr, mu)` for a weight `p`, its gradient `g` measured at `p`, and the running sum `v` so far: "
+              "form (2) of the section on Nesterov, which is PyTorch's. `p`, `g` and `v` are tensors, `lr` and `mu` are numbers. "
+              "It returns two new tensors, the new weight and the new running sum, and changes nothing in place.",
+    cases=(
+        (tensor([1.0]), tensor([2.0]), tensor([0.0]), 0.1, 0.9),
+        (tensor([1.0]), tensor([2.0]), tensor([4.0]), 0.1, 0.5),
+        (tensor([1.0, -2.0]), tensor([3.0, 0.5]), tensor([-1.0, 1.0]), 0.01, 0.9),
     ),
-))
-
-# %% ../../nbs/exercises/lesson_07.ipynb #c7b2f3eb
-def _pass(answer, x, y, bs):
-    """What can be said of a pass over numbered rows, whatever their order is."""
-    batches = answer(x, y, bs)
-    if batches is None:
-        return None
-    batches = list(batches)
-    xs, ys = (torch.cat(part) for part in zip(*batches))
-    rows = xs[:, 0].long().tolist()
-    later = [list(answer(x, y, bs)) for _ in range(8)]
-    orders = {tuple(torch.cat([xb for xb, _ in epoch])[:, 0].tolist()) for epoch in later}
-    first = {tuple(sorted(epoch[0][0][:, 0].tolist())) for epoch in later}
-    return {
-        "rows in each batch": [len(xb) for xb, _ in batches],
-        "rows with another row's label": "some" if (10 * xs[:, 0] != ys).any() else "none",
-        "rows that come twice": "some" if len(set(rows)) < len(rows) else "none",
-        "the order": "0, 1, 2" if rows == sorted(rows) else "mixed",
-        "neighbours": "still together" if len(x) > 30 and sum(abs(a - b) == 1 for a, b in zip(rows, rows[1:])) > len(x) / 2 else "apart",
-        "the next epochs": "all in the same order" if len(orders) == 1 else "each in another order",
-        "the first batch": "always of the same rows" if len(first) == 1 else "of other rows each time",
-    }
-
-
-def _numbered(n):
-    """Rows 0 to `n - 1`, and ten times the row number as label."""
-    return torch.arange(float(n))[:, None], 10 * torch.arange(n)
-
-
-def _broken(x, y, bs):
-    """As it stands in the lesson."""
-    xs = x[torch.randperm(len(x))]
-    ys = y[torch.randperm(len(y))]
-    return [(xs[i : i + bs], ys[i : i + bs]) for i in range(0, len(x) - 1, bs)]
-
-
-def mixed_batches(x, y, bs):
-    order = torch.randperm(len(x))
-    return [(x[i], y[i]) for i in order.split(bs)]
-
-
-def _cut(xs, ys, bs, stop):
-    """Pieces of `bs` rows."""
-    return [(xs[i : i + bs], ys[i : i + bs]) for i in range(0, stop, bs)]
-
-
-def _last_row_lost(x, y, bs):
-    """The pairs are right."""
-    order = torch.randperm(len(x))
-    return _cut(x[order], y[order], bs, len(x) - 1)
-
-
-def _apart(x, y, bs):
-    """Every row comes, with some other label."""
-    return _cut(x[torch.randperm(len(x))], y[torch.randperm(len(x))], bs, len(x))
-
-
-def _labels_left(x, y, bs):
-    """Every row comes, with the label of another place."""
-    return _cut(x[torch.randperm(len(x))], y, bs, len(x))
-
-
-def _replaced(x, y, bs):
-    """The pairs are right, and some come twice."""
-    order = torch.randint(len(x), (len(x),))
-    return _cut(x[order], y[order], bs, len(x))
-
-
-EXERCISES.append(Exercise(
-    id="07.3", title="a loader to repair", kind="repair",
-    statement="`mixed_batches(x, y, bs)` is meant to return the batches of one epoch: every row once, in random order, with its own label. A network that is trained with it learns nothing, and for some values of `len(x)` one row is missing too. Repair both.",
-    cases=((*_numbered(7), 3), (*_numbered(8), 4), (*_numbered(33), 8)), observe=_pass, given=_broken,
-    reference=lambda x, y, bs: list(DataLoader(Dataset(x, y), bs, shuffle=True)), solution=mixed_batches,
-    explanation="One permutation for both keeps the pairs together, and `split` leaves no row behind.",
-    notice=lambda answer: f"A batch size above the number of rows gives {len(list(answer(torch.zeros(3, 1), torch.zeros(3), 5)))} batch.",
-    hint="Give `x` the numbers 0 to 6 and `y` ten times these numbers, and look at what comes back for `bs=3`.",
+    reference=partial(_nesterov, SGD), solution=nesterov_step, observe=kept,
+    explanation="First the running sum takes in the gradient. The move is then the gradient and `mu` times the new sum.",
+    notice=lambda answer: "The numbers are PyTorch's. With v = 0, the first step is (1 + mu) times a plain one.",
+    hint="Two lines: one for the new sum, one for the new weight. The second needs the first.",
     mistakes=(
-        Mistake("the last row is still lost", "Count the rows that come back for 7 rows in batches of 3.",
-                "The starts run to `len(x)`: with `len(x) - 1`, a last batch of one row is never begun.", (_last_row_lost,)),
-        Mistake("images and labels are still apart", "An image has to come with its own label.",
-                "Draw one permutation, and index `x` and `y` with the same one.", (_apart, _labels_left)),
-        Mistake("no longer shuffled", "The rows come in order now.", "Keep one permutation: draw it once, before `x` and `y` are indexed.",
-                (lambda x, y, bs: _cut(x, y, bs, len(x)),)),
-        Mistake("neither shuffled nor complete", "The rows come in order, and the last one is lost.",
-                "Use one permutation for `x` and `y`, and let the starts run to `len(x)`.", (lambda x, y, bs: _cut(x, y, bs, len(x) - 1),)),
-        Mistake("drawn with replacement", "Some rows come twice.", "`randint` may draw a row again; `randperm` does not.", (_replaced,)),
-    ),
-))
-
-# %% ../../nbs/exercises/lesson_07.ipynb #937e0234
-def _spoiled(answer, x, shuffle=False):
-    """What comes back for the first batch, and what the data holds after the loop."""
-    ds = Dataset(x, torch.zeros(len(x)))
-    came = [answer(xb) for xb, _ in DataLoader(ds, 2, shuffle)]
-    first = came[0].clone() if isinstance(came[0], torch.Tensor) else came[0]
-    return {"what comes back for the first batch": first, "the data after the loop": ds.x}
-
-
-def spoil(xb):
-    return xb.mul_(2)
-
-
-def _forgets_to_return(xb):
-    """Doubles in place and gives nothing back."""
-    xb.mul_(2)
-
-
-def _doubles_twice(xb):
-    """In place, and then once more."""
-    xb *= 2
-    return xb * 2
-
-
-EXERCISES.append(Exercise(
-    id="07.4", title="break the data", kind="break",
-    statement="Write `spoil(xb)`, which returns the batch with its pixels times 2. `ds` is a `Dataset`, and a loop over `DataLoader(ds, 2)` reads it in order and calls `spoil` on each batch. Write it so that it also does damage: after the loop, the pixels in `ds` itself are times 2 as well, and not times 4.",
-    cases=((torch.ones(2, 2),), (torch.arange(15.0).view(5, 3),)), observe=_spoiled, reference=lambda xb: torch.mul(xb, 2, out=xb), solution=spoil,
-    explanation="In order, a batch is a slice of the data, and `mul_` changes the memory that both share. A shuffled batch is a copy.",
-    notice=lambda answer: "With shuffle=True the data holds "
-        f"{_spoiled(answer, torch.ones(3, 1), shuffle=True)['the data after the loop'].max():.0f} after the loop over ones, "
-        f"and without it {_spoiled(answer, torch.ones(3, 1))['the data after the loop'].max():.0f}.",
-    hint="A method whose name ends in an underscore changes a tensor in place.",
-    mistakes=(
-        Mistake("a new tensor is made", "The batch comes back doubled, and the data is as it was.",
-                "Change the memory of `xb` itself: `xb *= 2`, or `xb.mul_(2)`.", (lambda xb: xb * 2, lambda xb: xb.clone().mul_(2))),
-        Mistake("nothing is returned", "The data is doubled, and what comes back is None.", "Return `xb` after the change.", (_forgets_to_return,)),
-        Mistake("doubled twice", "What comes back is four times the pixels that came.", "Double in place, then return `xb` as it is.", (_doubles_twice,)),
+        Mistake("this is momentum without the look-ahead", "Is that the old running sum or the new one in the move?",
+                "Move by `g + mu * v` with the new `v`. With the old one, that is the new sum again.",
+                (lambda p, g, v, lr, mu: (p - lr * (mu * v + g), mu * v + g),)),
+        Mistake("the rate is inside the running sum", "The sum collects gradients, not moves.",
+                "Leave `lr` out of `v`, and multiply by it in the move.",
+                (lambda p, g, v, lr, mu: (p - (lr * g + mu * (mu * v + lr * g)), mu * v + lr * g),)),
+        Mistake("the gradient is left out of the move", "The move has two parts.",
+                "Move by `g + mu * v`, and not by `mu * v` alone.",
+                (lambda p, g, v, lr, mu: (p - lr * mu * (mu * v + g), mu * v + g),)),
+        Mistake("the old running sum comes back", "The sum has taken in a gradient.", "Return the new `v`.", (lambda p, g, v, lr, mu: (nesterov_step(p, g, v, lr, mu)[0], v),)),
+        Mistake("the new gradient is damped", "All of the new gradient goes into the sum.", "The sum is `mu * v + g`.",
+                (lambda p, g, v, lr, mu: (p - lr * (g + mu * (mu * v + (1 - mu) * g)), mu * v + (1 - mu) * g),)),
+        Mistake("the weight went uphill", "Which way does a step go?", "Subtract the move.", (lambda p, g, v, lr, mu: (p + lr * (g + mu * (mu * v + g)), mu * v + g),)),
+        Mistake("the rate is left out", "The step is the whole move.", "Multiply the move by `lr`.", (lambda p, g, v, lr, mu: (p - (g + mu * (mu * v + g)), mu * v + g),)),
+        Mistake("brackets are missing in the move", "`lr` is a factor of both parts of the move.", "Write `p - lr * (g + mu * v)`.",
+                (lambda p, g, v, lr, mu: (p - lr * g + mu * (mu * v + g), mu * v + g), lambda p, g, v, lr, mu: (p - lr * g - mu * (mu * v + g), mu * v + g))),
+        Mistake("the old sum does not fade", "Before the gradient is added, the old sum is multiplied by `mu`.", "The sum is `mu * v + g`.",
+                (lambda p, g, v, lr, mu: (p - lr * (g + mu * (v + g)), v + g),)),
+        Mistake("the gradient of the move is multiplied by mu", "The move is the whole gradient, and `mu` times the new sum.", "Move by `g + mu * v`.",
+                (lambda p, g, v, lr, mu: (p - lr * mu * (v + g), mu * v + g),)),
+        Mistake("the two results are in the other order", "Which of the two is wanted first?",
+                "Return the weight, and then the sum.",
+                (lambda p, g, v, lr, mu: nesterov_step(p, g, v, lr, mu)[::-1],)),
     ),
 ))

@@ -5,241 +5,125 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/exercises/lesson_08.ipynb #1a118f9a
-import copy
-import math
+# %% ../../nbs/exercises/lesson_08.ipynb #ef44405a
+from functools import partial
 
 import torch
 from torch import nn, tensor
 
-from minitorch_train.exercises import Exercise, Mistake, value
-from minitorch_train.fitting import evaluate
-from minitorch_train.functional import cross_entropy
-from minitorch_train.optim import SGD
+from minitorch_train.exercises import Exercise, Mistake, kept, value
+from minitorch_train.optim import SGD, Adam
 
-# %% ../../nbs/exercises/lesson_08.ipynb #84478e50
-def _judged(answer, model, batches):
-    """What the answer returns, and what it does to the model and to the graph."""
-    model, recorded = copy.deepcopy(model), []
-
-    def loss_func(out, yb):
-        recorded.append(out.requires_grad)
-        return cross_entropy(out, yb)
-
-    loss = answer(model, loss_func, batches)
-    if loss is None:
-        return None
-    after = "train" if model.training else "eval"
-    answer(model.eval(), loss_func, batches)
-    return {
-        "the loss": float(loss),
-        "gradients": "recorded" if any(recorded) else "not recorded",
-        "the mode afterwards": after,
-        "the mode afterwards, when it came in eval": "train" if model.training else "eval",
-    }
+# %% ../../nbs/exercises/lesson_08.ipynb #04d40960
+def _first_step(g):
+    """What Adam's first step makes of a gradient."""
+    if not isinstance(g, (int, float)):
+        return f"{g!r} is not a number"
+    p = nn.Parameter(torch.zeros((), dtype=torch.float64))
+    opt = Adam([p], lr=1.0)
+    p.grad = tensor(g, dtype=torch.float64)
+    opt.step()
+    if not p.grad > 0:
+        return "the gradient is not above 0"
+    return "less than half the rate" if p.item() > -0.5 else f"{-p.item():.1f} times the rate"
 
 
-def _batches(*sizes):
-    """Batches of these sizes, whose labels are harder in the last one."""
-    x = torch.linspace(-1, 1, 4 * sum(sizes)).view(-1, 4)
-    y = tensor([0] * sizes[0] + [1] * sum(sizes[1:]))
-    return list(zip(x.split(sizes), y.split(sizes)))
-
-
-def _dropping():
-    """A network with dropout, the same one each time."""
-    model = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.Linear(6, 2))
-    with torch.no_grad():
-        for i, p in enumerate(model.parameters()):
-            p.copy_(torch.linspace(-1, 2 - i / 2, p.numel()).view_as(p))
-    return model
-
-
-def my_evaluate(model, loss_func, batches):
-    model.eval()
-    total, rows = 0.0, 0
-    with torch.no_grad():
-        for xb, yb in batches:
-            total += len(yb) * loss_func(model(xb), yb).item()
-            rows += len(yb)
-    model.train()
-    return total / rows
-
-
-def _mean_of_means(model, loss_func, batches):
-    """Each batch counts the same."""
-    return sum(evaluate(model, loss_func, [batch], None)[0] for batch in batches) / len(batches)
-
-
-def _summed_over_rows(model, loss_func, batches):
-    """The means of the batches are added up and divided by the rows."""
-    return sum(evaluate(model, loss_func, [batch], None)[0] for batch in batches) / sum(len(yb) for _, yb in batches)
-
-
-def _not_divided(model, loss_func, batches):
-    """The sum over all rows."""
-    return my_evaluate(model, loss_func, batches) * sum(len(yb) for _, yb in batches)
-
-
-def _without_eval(model, loss_func, batches):
-    """The model stays in train mode."""
-    with torch.no_grad():
-        return sum(len(yb) * loss_func(model(xb), yb).item() for xb, yb in batches) / sum(len(yb) for _, yb in batches)
-
-
-def _then_train(evaluates):
-    """The same, and the model is in train mode afterwards."""
-    def evaluated(model, loss_func, batches):
-        loss = evaluates(model, loss_func, batches)
-        model.train()
-        return loss
-    return evaluated
-
-
-def _left_in_eval(model, loss_func, batches):
-    """Right, but for the mode afterwards."""
-    loss = my_evaluate(model, loss_func, batches)
-    model.eval()
-    return loss
-
-
-def _with_gradients(model, loss_func, batches):
-    """Right, and a graph is built for nothing."""
-    model.eval()
-    total = sum(len(yb) * loss_func(model(xb), yb).item() for xb, yb in batches)
-    model.train()
-    return total / sum(len(yb) for _, yb in batches)
-
-
-EXERCISES = [
-    Exercise(
-        id="08.1", title="evaluate by hand", kind="write",
-        statement="Write `my_evaluate(model, loss_func, batches)`: the mean loss over all rows of `batches`, a list of pairs `(xb, yb)` of different sizes. `loss_func(out, yb)` is the mean loss of one batch. Dropout should be off and no gradients recorded, and afterwards, unlike with `evaluate`, the model should be in train mode, whatever mode it came in. Return a number.",
-        cases=((_dropping(), _batches(2, 1)), (_dropping(), _batches(4, 4, 1)), (_dropping(), _batches(5, 2, 7))), observe=_judged,
-        reference=lambda model, loss_func, batches: (evaluate(model, loss_func, batches, metric=None)[0], model.train())[0], solution=my_evaluate,
-        explanation="Each batch counts by its rows, in eval mode, and without a graph that nobody needs.",
-        notice=lambda answer: f"For batches of 4, 4 and 1 rows it gives {answer(_dropping(), cross_entropy, _batches(4, 4, 1)):.4f}, "
-            f"and the mean over the three batches would be {_mean_of_means(_dropping(), cross_entropy, _batches(4, 4, 1)):.4f}.",
-        hint="Try it with batches of 2 and 1 rows: the figure should be that of all 3 rows at once.",
-        mistakes=(
-            Mistake("a mean of means", "A row in a small batch has more say than one in a large batch.",
-                    "Add up `len(yb) * loss`, and divide by the number of all rows.", (_mean_of_means, _then_train(_mean_of_means))),
-            Mistake("losses divided by rows", "What `loss_func` gives is divided by its rows already.",
-                    "Multiply each batch's loss by `len(yb)` before you add it up.", (_summed_over_rows, _then_train(_summed_over_rows))),
-            Mistake("not divided", "The loss grows with the number of rows.", "Divide the sum by the number of all rows.", (_not_divided,)),
-            Mistake("eval is forgotten", "Some of the network's numbers were set to 0 while you judged it.",
-                    "Call `model.eval()` before the loop, and `model.train()` after it.", (_without_eval, _then_train(_without_eval))),
-            Mistake("left in eval mode", "The next epoch would be trained without dropout.", "Call `model.train()` before you return.", (_left_in_eval,)),
-            Mistake("gradients are recorded", "The figure is right, and for each batch a graph was built.",
-                    "Put the loop into `with torch.no_grad():`.", (_with_gradients,)),
-        ),
-    ),
-]
-
-# %% ../../nbs/exercises/lesson_08.ipynb #3b2ba378
-EXERCISES.append(Exercise(
-    id="08.2", title="three batches", kind="predict",
-    statement="A validation set of 250 rows is read in batches of 100. The accuracies of its three batches are 0.9, 0.8 and 0.4. What is the accuracy over all rows? Work it out on paper, then replace the dots by the number.",
-    cases=((),), observe=value, given=...,
-    reference=(100 * 0.9 + 100 * 0.8 + 50 * 0.4) / 250, solution=(90 + 80 + 20) / 250,
-    explanation="90 and 80 of 100 are right, and 20 of the last 50: that makes 190 of 250.",
-    notice=lambda answer: f"The mean of the three figures would be {(0.9 + 0.8 + 0.4) / 3:.2f}, off by {abs((0.9 + 0.8 + 0.4) / 3 - answer):.2f}.",
-    hint="How many answers are right in each batch?",
+EXERCISES = [Exercise(
+    id="08.1", title="break Adam's first step", kind="break",
+    statement="Adam's first step has the length of the rate, almost whatever the gradient. Break that: find a gradient "
+              "above 0 for which `Adam`, with its default `eps`, moves a weight by less than half the rate.",
+    cases=((),), observe=_first_step, reference=1e-9, given=...,
+    solution=1e-9,
+    explanation="The first step is lr * g / (g + eps). Below eps, which is 1e-8, the gradient counts for less than eps does.",
+    notice=lambda answer: f"With {answer:g}, the step is {answer / (answer + 1e-8):.2g} of the rate.",
+    hint="Write down Adam's first step with `eps` in it. When is the fraction below a half?",
     mistakes=(
-        Mistake("a mean of means", "The last batch has half as many rows as the others, and the same say.",
-                "Count the right answers of each batch, add them up, and divide by 250.", (0.7,)),
-        Mistake("three full batches", "The last batch has not 100 rows.", "Its 50 rows hold 20 right answers, and there are 250 rows.", (190 / 300, 210 / 250, 0.63)),
-        Mistake("the last batch is left out", "The last 50 rows count too.", "Add 20 right answers and 50 rows.", (0.85,)),
-        Mistake("a count", "That is how many are right. The share is wanted.", "Divide by 250.", (190, 76)),
+        Mistake("the gradient is not above 0", "Turning the gradient around does not shorten a step, and with 0 there is none.",
+                "Take a very small number above 0.", (0.0, -1.0)),
+        Mistake("the gradient is still large beside eps", "The gradient is divided by its own size, and `eps` hardly counts beside that.",
+                "The default `eps` is 1e-8. Go below it.", (1.0, 1e-7, 4e-8, 2.5e-8, 1.5e-8)),
+        Mistake("the gradient is as large as eps", "That is a half, and not less.", "Go below 1e-8.", (1e-8,)),
     ),
-))
+)]
 
-# %% ../../nbs/exercises/lesson_08.ipynb #7f0bec80
-def _trained(answer, model, batches):
-    """The weights after the answer's epoch, and what it returns."""
-    model = copy.deepcopy(model)
-    result = answer(model, cross_entropy, SGD(model.parameters(), lr=0.5), batches)
-    if result is None:
+# %% ../../nbs/exercises/lesson_08.ipynb #40d5479d
+class AdamW(Adam):
+    def __init__(self, params, lr=1e-3, weight_decay=0.01):
+        super().__init__(params, lr)
+        self.decay = weight_decay
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.mul_(1 - group["lr"] * self.decay)
+        super().step()
+
+
+class _Given(Adam):
+    """What stands in the lesson: a `step` that does nothing yet."""
+    def __init__(self, params, lr=1e-3, weight_decay=0.01):
+        super().__init__(params, lr)
+
+    def step(self):
+        ...
+
+
+def _decaying(factor, after=False, always=False):
+    """A class that multiplies each weight by `factor(lr, decay)`, before or after Adam's step."""
+    class Decaying(AdamW):
+        @torch.no_grad()
+        def step(self):
+            if after:
+                Adam.step(self)
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if always or p.grad is not None:
+                        p.mul_(factor(group["lr"], self.decay))
+            if not after:
+                Adam.step(self)
+    return Decaying
+
+
+def _trained(answer, lr, weight_decay):
+    """The weights after three steps, where the second weight never has a gradient."""
+    params = [nn.Parameter(tensor([1.0, -3.0])), nn.Parameter(tensor([2.0])), nn.Parameter(tensor([4.0]))]
+    opt = answer([{"params": params[:2]}, {"params": params[2:], "lr": lr / 2}], lr=lr, weight_decay=weight_decay)
+    if opt is None:
         return None
-    kept = isinstance(result, torch.Tensor) and result.requires_grad
-    return {
-        "the mean loss": torch.as_tensor(result).item(),
-        "what it is made of": "losses with their graphs" if kept else "numbers",
-        **{f"{name} afterwards": p.detach().clone() for name, p in model.named_parameters()},
-    }
-
-
-def _broken(model, loss_func, opt, batches):
-    """As it stands in the lesson."""
-    losses = []
-    for xb, yb in batches:
-        loss = loss_func(model(xb), yb)
-        losses.append(loss)
-        loss.backward()
+    for g in (tensor([1.0, 0.5]), tensor([-2.0, 0.5]), tensor([0.25, 3.0])):
+        params[0].grad, params[2].grad = g, g[:1]
         opt.step()
-    return sum(losses) / len(losses)
-
-
-def epoch_losses(model, loss_func, opt, batches):
-    losses = []
-    for xb, yb in batches:
-        loss = loss_func(model(xb), yb)
-        losses.append(loss.item())
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-    return sum(losses) / len(losses)
-
-
-def _loop(zero="before", keep=torch.Tensor.item, report=lambda losses: sum(losses) / len(losses)):
-    """The loop with one thing done otherwise."""
-    def loop(model, loss_func, opt, batches):
-        losses = []
-        for xb, yb in batches:
-            loss = loss_func(model(xb), yb)
-            losses.append(keep(loss))
-            if zero == "before":
-                opt.zero_grad()
-            loss.backward()
-            if zero == "between":
-                opt.zero_grad()
-            opt.step()
-        return report(losses)
-    return loop
-
-
-def _linear():
-    """Two inputs, two scores, the same each time."""
-    model = nn.Linear(2, 2)
-    with torch.no_grad():
-        model.weight.copy_(tensor([[0.5, -0.25], [0.0, 0.75]]))
-        model.bias.zero_()
-    return model
-
-
-def _few(n, bs):
-    """`n` rows in batches of `bs`."""
-    x = torch.linspace(-1, 2, 2 * n).view(n, 2)
-    return list(zip(x.split(bs), (torch.arange(n) % 2).split(bs)))
+    return [p.detach() for p in params]
 
 
 EXERCISES.append(Exercise(
-    id="08.3", title="a loop to repair", kind="repair",
-    statement="`epoch_losses` is meant to train a model, which is in train mode already, for one epoch, and to return as a number the plain mean of the batches' losses, in which each batch counts the same. It has two faults. It trains badly, and of each batch it keeps far more than a number. Repair both.",
-    cases=((_linear(), _few(2, 1)), (_linear(), _few(6, 2)), (_linear(), _few(12, 3)), (_linear(), _few(7, 3))), observe=_trained, given=_broken,
-    reference=_loop(), solution=epoch_losses,
-    explanation="`item` takes the number and lets the graph go, and `zero_grad` keeps the gradients of one batch out of the next.",
-    notice=lambda answer: f"Over 40 batches of one row its mean loss is {float(answer(*(lambda m: (m, cross_entropy, SGD(m.parameters(), lr=0.5)))(_linear()), _few(40, 1))):.3f}.",
-    hint="A loss that is kept keeps all that it was computed from, and `backward` adds to what is in `.grad`.",
+    id="08.2", title="decay outside the gradient", kind="extend",
+    statement="In `AdamW`, decay is not a part of the gradient. Each weight that has a gradient is first multiplied by "
+              "`1 - lr * decay`, and then Adam's step is taken. Write `step` for a class `AdamW` that builds on `Adam` "
+              "and keeps its decay as `self.decay`. Start with a loop over `self.param_groups`: each group holds its `params`, "
+              "and its rate as `lr`. A change in place needs `with torch.no_grad():`. `check` makes `AdamW(params, lr, weight_decay)`, takes three steps and "
+              "compares where three parameters in two groups end. The second one never has a gradient.",
+    cases=((0.1, 0.0), (0.1, 0.5), (0.01, 0.2)), observe=_trained, reference=AdamW, solution=AdamW, given=_Given,
+    explanation="Adam divides by the size of the gradient, and decay inside the gradient is divided with it. Outside, every weight shrinks by the same factor.",
+    notice=lambda answer: "The blank pixels' weights would now shrink at the pace of `SGD` with the same decay.",
+    hint="Two parts, under `torch.no_grad()`: a loop over groups and parameters that multiplies, and then `super().step()`.",
     mistakes=(
-        Mistake("the losses still keep their graphs", "What comes back is a tensor that could be differentiated.",
-                "Append `loss.item()` instead of `loss`.", (_loop(keep=lambda loss: loss),)),
-        Mistake("gradients still add up", "The second step moves along the gradients of two batches.",
-                "Call `opt.zero_grad()` before each `backward`.", (_loop(zero="never"),)),
-        Mistake("the weights do not move", "A step without gradients, or no step at all, changes nothing.", "Each batch needs `zero_grad`, then `backward`, then `step`.",
-                (_loop(zero="between"),)),
-        Mistake("the last loss only", "The mean over all batches is wanted.", "Return `sum(losses) / len(losses)`.", (_loop(report=lambda losses: losses[-1]),)),
-        Mistake("not divided", "The figure grows with the number of batches.", "Divide the sum by `len(losses)`.", (_loop(report=sum),)),
+        Mistake("there is no decay yet", "This is Adam's own step.",
+                "Before `super().step()`, multiply each weight that has a gradient by `1 - lr * decay`.",
+                (lambda params, lr, weight_decay: Adam(params, lr),)),
+        Mistake("the decay is in the gradient", "That is what `Adam` does with its own `weight_decay`.",
+                "Give no `weight_decay` to `Adam`, and multiply the weights yourself.",
+                (lambda params, lr, weight_decay: Adam(params, lr, weight_decay=weight_decay),)),
+        Mistake("the rate is missing", "With a small rate, the decay should be small as well.",
+                "Multiply by `1 - lr * decay`, and not by `1 - decay`.", (_decaying(lambda lr, decay: 1 - decay),)),
+        Mistake("the weights are multiplied after the step", "In which order are the two parts?",
+                "Multiply first, then call `super().step()`.", (_decaying(lambda lr, decay: 1 - lr * decay, after=True),)),
+        Mistake("a weight without a gradient decays", "Look at the second weight, which never has a gradient.",
+                "Skip a parameter whose `.grad` is `None`.", (_decaying(lambda lr, decay: 1 - lr * decay, always=True),)),
+        Mistake("the weights grow", "Which way does the factor go?",
+                "Multiply by `1 - lr * decay`, which is below 1.", (_decaying(lambda lr, decay: 1 + lr * decay),)),
     ),
 ))
 
@@ -261,7 +145,7 @@ def _clamped(share):
 
 
 EXERCISES.append(Exercise(
-    id="08.4", title="up and down", kind="extend",
+    id="08.3", title="up and down", kind="extend",
     statement="Write `up_and_down(step, steps, lr)`, a schedule like `one_cycle` with straight lines. It returns the learning rate of step `step`, which runs from 0 to `steps - 1`: 0 at the first step and at the last, and in between on two straight lines that meet at the height `lr`, halfway at `(steps - 1) / 2`. When that is not a whole number, no step reaches `lr`. `steps` is at least 3.",
     cases=((3, 1.0), (4, 1.0), (5, 0.5), (101, 0.1)), observe=_rates,
     reference=lambda step, steps, lr: lr * min(2 * step / (steps - 1), 2 - 2 * step / (steps - 1)), solution=up_and_down,
@@ -286,62 +170,5 @@ EXERCISES.append(Exercise(
         Mistake("it rises above the height", "No rate should be above `lr`.", "In the second half let the share fall: `2 - 2 * step / (steps - 1)`.", (lambda step, steps, lr: lr * 2 * step / (steps - 1),)),
         Mistake("a share instead of a rate", "With `lr` 0.5, no rate should be above 0.5.", "Multiply the share by `lr`.",
                 (lambda step, steps, lr: min(2 * step, 2 * (steps - 1 - step)) / (steps - 1),)),
-    ),
-))
-
-# %% ../../nbs/exercises/lesson_08.ipynb #f506331f
-def _state(seed):
-    """The state of a generator that nothing was drawn from."""
-    return torch.Generator().manual_seed(seed).get_state()
-
-
-def _at(begun):
-    """A generator in this state."""
-    generator = torch.Generator()
-    generator.set_state(begun)
-    return generator
-
-
-def rows_to_come(begun, n, done):
-    generator = torch.Generator()
-    generator.set_state(begun)
-    return torch.randperm(n, generator=generator).tolist()[done:]
-
-
-def _second_permutation(begun, n, done):
-    """The order of the epoch after this one."""
-    generator = _at(begun)
-    torch.randperm(n, generator=generator)
-    return torch.randperm(n, generator=generator).tolist()[done:]
-
-
-EXERCISES.append(Exercise(
-    id="08.5", title="rows to come", kind="write",
-    statement="Write `rows_to_come(begun, n, done)`. An epoch of `n` rows went through the permutation that `torch.randperm` drew at its start from a generator, and was stopped after `done` rows. `begun` is the state of that generator, from its `get_state()`, before the permutation was drawn. Return the rows that are still to come, in their order, as a list of numbers.",
-    cases=((_state(1), 5, 2), (_state(2), 8, 3), (_state(3), 100, 90)), observe=lambda answer, *case: None if (rows := answer(*case)) is None else list(rows),
-    reference=lambda begun, n, done: torch.randperm(n, generator=_at(begun))[done:].tolist(), solution=rows_to_come,
-    explanation="From the same state the same permutation is drawn again, and what is done is skipped.",
-    notice=lambda answer: f"After 2 of 5 rows, {len(answer(_state(1), 5, 2))} are left, and none of them is one of the first two.",
-    hint="A generator takes a state by `set_state`, and `torch.randperm` takes a generator.",
-    mistakes=(
-        Mistake("another order", "That is a permutation, but not the one of this epoch.",
-                "Make a `torch.Generator()`, give it `begun` by `set_state`, and give it to `torch.randperm` as `generator`.",
-                (lambda begun, n, done: torch.randperm(n)[done:].tolist(), lambda begun, n, done: torch.randperm(n, generator=torch.Generator())[done:].tolist())),
-        Mistake("the rows that are done", "These were used before the stop.", "Take what comes after the first `done`: `[done:]`.",
-                (lambda begun, n, done: rows_to_come(begun, n, 0)[:done],)),
-        Mistake("a new permutation of the rest", "The order of the whole epoch was drawn in one go.", "Draw a permutation of all `n` rows, then skip the first `done`.",
-                (lambda begun, n, done: torch.randperm(n - done, generator=_at(begun)).tolist(),)),
-        Mistake("one row too many is skipped", "After `done` rows, the next one is number `done`, counted from 0.", "Skip the first `done` rows: `[done:]`.",
-                (lambda begun, n, done: rows_to_come(begun, n, done + 1),)),
-        Mistake("one row is used twice", "The last row before the stop comes again.", "Skip the first `done` rows: `[done:]`.",
-                (lambda begun, n, done: rows_to_come(begun, n, done - 1),)),
-        Mistake("the order of the next epoch", "The generator drew twice.", "Set the state, and draw one permutation.", (_second_permutation,)),
-        Mistake("the rows of the file", "The epoch went through a permutation.", "Draw the permutation, and skip its first `done` rows.", (lambda begun, n, done: list(range(done, n)),)),
-        Mistake("a new permutation of the last rows", "The rows that are done need not be the first of the file.", "Draw a permutation of all `n` rows, then skip the first `done`.",
-                (lambda begun, n, done: (torch.randperm(n - done, generator=_at(begun)) + done).tolist(),)),
-        Mistake("the last rows, as many as are done", "`[-done:]` counts from the end.", "Skip the first `done` rows: `[done:]`.", (lambda begun, n, done: rows_to_come(begun, n, 0)[-done:],)),
-        Mistake("row numbers taken for places", "A row is done when its place is before `done`, whatever its number.", "Cut by place: `[done:]`.", (lambda begun, n, done: [r for r in rows_to_come(begun, n, 0) if r >= done],)),
-        Mistake("sorted", "These are the right rows in the order of the file.", "Leave them in the order of the permutation.",
-                (lambda begun, n, done: sorted(rows_to_come(begun, n, done)),)),
     ),
 ))

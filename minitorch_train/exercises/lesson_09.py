@@ -5,254 +5,249 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/exercises/lesson_09.ipynb #364107b0
-import math
-
+# %% ../../nbs/exercises/lesson_09.ipynb #f9baa429
 import torch
-from torch import tensor
 
 from minitorch_train.exercises import Exercise, Mistake, value
+from minitorch_train.loading import DataLoader, Dataset, Sampler
 
-# %% ../../nbs/exercises/lesson_09.ipynb #9e9c0c18
+# %% ../../nbs/exercises/lesson_09.ipynb #556db011
+def _epoch(answer, n, bs, seed):
+    """What can be said of the batches of an epoch, whatever their order is."""
+    batches, again, other = (answer(n, bs, s) for s in (seed, seed, seed + 1))
+    if batches is None:
+        return None
+    batches = list(batches)
+    rows, again, other = (torch.cat(list(b)).tolist() for b in (batches, again, other))
+    first = [[sorted(torch.as_tensor(b).tolist()) for b in answer(n, bs, s)][0] for s in range(8)]
+    neighbours = sum(abs(a - b) == 1 for a, b in zip(rows, rows[1:]))
+    return {
+        "rows in each batch": [len(b) for b in batches],
+        "rows that come twice": "some" if len(set(rows)) < len(rows) else "none",
+        "rows that never come": "some" if len(set(rows)) < n else "none",
+        "the numbers": "0 to n - 1" if set(rows) <= set(range(n)) else "others",
+        "the order": "0, 1, 2" if rows == sorted(rows) else "mixed",
+        "neighbours": "still together" if n > 30 and neighbours > n / 2 else "apart",
+        "the first batch": "always of the same rows" if bs < n and first.count(first[0]) == 8 else "of other rows each time",
+        "the same seed again": "the same order" if rows == again else "another order",
+        "another seed": "the same order" if rows == other else "another order",
+    }
+
+
+def _seeded(seed):
+    """A generator of this seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+def batches_of(n, bs, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return list(torch.randperm(n, generator=generator).split(bs))
+
+
+def _without_last(n, bs, seed):
+    """The full batches only."""
+    order = torch.randperm(n, generator=_seeded(seed))
+    return [order[i : i + bs] for i in range(0, n - bs + 1, bs)]
+
+
+def _one_draw_with_replacement(n, bs, seed):
+    """Row numbers that may come twice."""
+    return list(torch.randint(n, (n,), generator=_seeded(seed)).split(bs))
+
+
+def _draws_with_replacement(n, bs, seed):
+    """Row numbers that may come twice, drawn for each batch, the last one full."""
+    generator = _seeded(seed)
+    return [torch.randint(n, (bs,), generator=generator) for _ in range(0, n, bs)]
+
+
+def _many_permutations(n, bs, seed):
+    """A permutation for each batch, the last one full."""
+    generator = _seeded(seed)
+    return [torch.randperm(n, generator=generator)[:bs] for _ in range(0, n, bs)]
+
+
+def _many_permutations_cut(n, bs, seed):
+    """A permutation for each batch, and of each another part."""
+    generator = _seeded(seed)
+    return [torch.randperm(n, generator=generator)[i : i + bs] for i in range(0, n, bs)]
+
+
 EXERCISES = [
     Exercise(
-        id="09.1", title="the size of a chunk", kind="predict",
-        statement="A batch has 4,096 positions, and the vocabulary 50,000 words. `linear_cross_entropy` is called in float32, where a number has 4 bytes, with `chunk_rows=256`. How many megabytes do the logits take that it holds at a time? (1 MB is 1,000,000 bytes.) Work it out on paper, then replace the dots by the number.",
-        cases=((),), observe=value, given=...,
-        reference=256 * 50_000 * 4 / 1e6, solution=256 * 50_000 * 4 / 1e6,
-        explanation="One chunk of logits is held at a time: 256 rows of 50,000 numbers of 4 bytes.",
-        notice=lambda answer: f"All logits together would be {4096 / 256:.0f} times as much, {answer * 4096 / 256:.1f} MB.",
-        hint="How many rows of logits are there at one time, and how many numbers are in a row?",
+        id="09.1", title="batches of row numbers", kind="write",
+        statement="Write `batches_of(n, bs, seed)`: a list of tensors that hold the row numbers 0 to `n - 1`, each once, in random order, `bs` in each tensor, and what is left over in the last one. The same seed gives the same order, and another seed gives another order.",
+        cases=((10, 4, 1), (10, 10, 1), (40, 8, 2)), observe=_epoch,
+        reference=lambda n, bs, seed: list(Sampler(range(n), bs, shuffle=True, generator=_seeded(seed))),
+        solution=batches_of,
+        explanation="`randperm` gives each row number once, and `split` cuts it into pieces of `bs`, the last one as short as it has to be.",
+        notice=lambda answer: f"For 50,000 digits and batches of 64 it gives {len(answer(50000, 64, 0))} batches, the last of {len(answer(50000, 64, 0)[-1])}.",
+        hint="Draw one permutation of all row numbers from a generator with this seed, then cut it into pieces.",
         mistakes=(
-            Mistake("all rows are counted", "That is the size of all logits, which are never there together.",
-                    "Only `chunk_rows` rows are held at a time.", (4096 * 50_000 * 4 / 1e6,)),
-            Mistake("numbers instead of bytes", "That many millions of numbers, but a number has several bytes.",
-                    "Multiply by 4 bytes.", (256 * 50_000 / 1e6,)),
-            Mistake("bits instead of bytes", "A float32 has 32 bits, which are fewer bytes.",
-                    "Multiply by 4, and not by 32.", (256 * 50_000 * 32 / 1e6,)),
-            Mistake("bytes, kilobytes or gigabytes", "The unit is another one.", "A megabyte is 1,000,000 bytes.", (51_200_000, 51_200, 0.0512)),
-            Mistake("numbers, in another unit", "A number has 4 bytes, and a megabyte has 1,000,000.", "256 times 50,000 times 4 bytes.", (12_800_000, 12_800)),
-            Mistake("a number has 4 bytes", "This counts 2 bytes for each.", "Multiply by 4.", (25.6,)),
-            Mistake("how many chunks there are", "This is their number. How large is one?", "256 rows of 50,000 numbers of 4 bytes.", (16,)),
-            Mistake("rounded", "The digits after the point count.", "Give one decimal.", (51, 52)),
-            Mistake("the words are left out", "A row of logits has a number for each word.", "256 rows of 50,000 numbers.", (4096 * 256 * 4 / 1e6,)),
-            Mistake("another megabyte", "The exercise counts 1,000,000 bytes to a megabyte, and not 1,048,576.",
-                    "Divide the bytes by 1,000,000.", (256 * 50_000 * 4 / 2**20, round(256 * 50_000 * 4 / 2**20, 1), round(256 * 50_000 * 4 / 2**20, 2))),
-            Mistake("twice as much", "A number has 4 bytes, and the gradient overwrites the logits of its chunk.",
-                    "There is one buffer, of float32: count it once.", (2 * 256 * 50_000 * 4 / 1e6,)),
+            Mistake("the last batch is dropped", "10 rows in batches of 4 make more than two batches.",
+                    "Let the last piece be shorter: a slice that runs past the end stops at the end.",
+                    (_without_last, lambda n, bs, seed: [b for b in batches_of(n, bs, seed) if len(b) == bs])),
+            Mistake("drawn with replacement", "Some rows come twice, and others never come.",
+                    "`randint` may draw the same number again. `torch.randperm(n)` gives each number once.",
+                    (_one_draw_with_replacement, _draws_with_replacement)),
+            Mistake("a new permutation for each batch", "Within a batch no row comes twice, but the next batch knows nothing of it.",
+                    "Draw one permutation, before the loop, and cut it into pieces.",
+                    (_many_permutations, _many_permutations_cut)),
+            Mistake("not shuffled", "The row numbers come in order.", "Cut `torch.randperm(n, generator=...)` instead of `torch.arange(n)`.",
+                    (lambda n, bs, seed: list(torch.arange(n).split(bs)),)),
+            Mistake("the seed is not used", "Two calls with one seed give two orders.",
+                    "Make a `torch.Generator().manual_seed(seed)`, and pass it to `randperm` as `generator`.",
+                    (lambda n, bs, seed: list(torch.randperm(n).split(bs)),)),
+            Mistake("the same order for every seed", "Another seed should give another order.",
+                    "Seed the generator with the argument `seed`, and not with a fixed number.",
+                    (lambda n, bs, seed: batches_of(n, bs, 0),)),
         ),
     ),
 ]
 
-# %% ../../nbs/exercises/lesson_09.ipynb #ba7f660c
-def merge(m1, s1, m2, s2):
-    m = torch.maximum(m1, m2)
-    return m, s1 * (m1 - m).exp() + s2 * (m2 - m).exp()
-
-
-def _merge_naive(m1, s1, m2, s2):
-    """The sums as they are."""
-    return torch.maximum(m1, m2), s1 + s2
-
-
-def _merge_one(m1, s1, m2, s2):
-    """The second is corrected, the first one never."""
-    m = torch.maximum(m1, m2)
-    return m, s1 + s2 * (m2 - m).exp()
-
-
-def _merge_other(m1, s1, m2, s2):
-    """The first is corrected, the second one never."""
-    m = torch.maximum(m1, m2)
-    return m, s1 * (m1 - m).exp() + s2
-
-
-def _merge_sign(m1, s1, m2, s2):
-    """Multiplied where it should be divided."""
-    m = torch.maximum(m1, m2)
-    return m, s1 * (m - m1).exp() + s2 * (m - m2).exp()
-
-
-def _merge_plain(m1, s1, m2, s2):
-    """Back to the plain exponentials on the way."""
-    m = torch.maximum(m1, m2)
-    return m, (s1 * m1.exp() + s2 * m2.exp()) / m.exp()
-
-
-def _merge_plain_again(m1, s1, m2, s2):
-    """The same, multiplied by the inverse."""
-    m = torch.maximum(m1, m2)
-    return m, (s1 * m1.exp() + s2 * m2.exp()) * (-m).exp()
-
-
-def _merge_logs(m1, s1, m2, s2):
-    """The logarithms of the whole sums instead of the maxima."""
-    m = torch.maximum(m1 + s1.log(), m2 + s2.log())
-    return m, s1 * (m1 - m).exp() + s2 * (m2 - m).exp()
-
-
-def _merge_wide(m1, s1, m2, s2):
-    """Right beyond doubt: through float64, and numbers that it can hold."""
-    m = max(m1.item(), m2.item())
-    s = s1.item() * math.exp(m1.item() - m) + s2.item() * math.exp(m2.item() - m)
-    return tensor(m), tensor(s)
-
-
+# %% ../../nbs/exercises/lesson_09.ipynb #b7ebcc37
 EXERCISES.append(Exercise(
-    id="09.2", title="two pieces of a row", kind="write",
-    statement="A row was cut into two pieces. Of each, the maximum `m` is known, and the sum `s` of `exp(x - m)` over the piece, as tensors of one number. Write `merge(m1, s1, m2, s2)`, which returns the same pair for the whole row. It should stay right when the scores are in the thousands.",
-    cases=((tensor(0.0), tensor(1.0), tensor(1.0), tensor(1.0)), (tensor(3.0), tensor(1.5), tensor(1.0), tensor(2.0)), (tensor(2.0), tensor(1.5), tensor(2.0), tensor(1.25)),
-           (tensor(1000.0), tensor(2.0), tensor(999.0), tensor(1.0)), (tensor(-1000.0), tensor(2.0), tensor(-999.0), tensor(1.0))),
-    reference=_merge_wide, solution=merge,
-    explanation="A sum with maximum `m1` comes to the larger maximum `m` by the factor `exp(m1 - m)`, which is never above 1. For the piece that has the larger maximum, it is 1.",
-    notice=lambda answer: f"Two pieces with maxima 0 and 100 and sums of 1 give a sum of {answer(tensor(0.0), tensor(1.0), tensor(100.0), tensor(1.0))[1]:.6f}: the smaller piece is below what float32 can show.",
-    hint="Take the larger maximum, and multiply each sum by `exp` of its own maximum minus the larger one.",
+    id="09.2", title="count the steps", kind="predict",
+    statement="A training set has 1,000 rows. A loader with `bs=64` and `drop_last=True` goes through it for 5 epochs, with one step of the optimizer for each batch. How many steps is that? Work it out on paper, then replace the dots by the number.",
+    cases=((),), observe=value, given=...,
+    reference=5 * len(Sampler(range(1000), 64, drop_last=True)), solution=5 * (1000 // 64),
+    explanation="1,000 is 15 times 64 and 40 left over, and each epoch drops its own 40 rows.",
+    notice=lambda answer: f"In the {answer} steps {1000 * 5 - answer * 64} rows are left out, {1000 - answer // 5 * 64} in each epoch.",
+    hint="How many full batches are there in one epoch?",
     mistakes=(
-        Mistake("the sums are added as they are", "Each sum counts in units of its own maximum.", "Multiply `s1` by `exp(m1 - m)` and `s2` by `exp(m2 - m)` first.", (_merge_naive,)),
-        Mistake("only the second sum is corrected", "It fails when the second piece has the larger maximum.", "`s1` needs its factor `exp(m1 - m)` as well.", (_merge_one,)),
-        Mistake("only the first sum is corrected", "It fails when the first piece has the larger maximum.", "`s2` needs its factor `exp(m2 - m)` as well.", (_merge_other,)),
-        Mistake("the factor is turned over", "The piece with the smaller maximum should count for less, and here it counts for more.",
-                "The exponent is the piece's own maximum minus the larger one, so it is never positive.", (_merge_sign,)),
-        Mistake("plain exponentials on the way", "With scores in the thousands, `exp` of a maximum overflows or is 0.",
-                "Subtract the maxima before `exp`, and not after.", (_merge_plain, _merge_plain_again)),
-        Mistake("only one piece is kept", "Both pieces belong to the row.", "Add the two sums, each with its factor.", (lambda m1, s1, m2, s2: (m1, s1) if m1 > m2 else (m2, s2), lambda m1, s1, m2, s2: (torch.maximum(m1, m2), torch.maximum(s1, s2)))),
-        Mistake("the smaller maximum", "The exponents should never be positive.", "`m` is `torch.maximum(m1, m2)`.",
-                (lambda m1, s1, m2, s2: (torch.minimum(m1, m2), s1 * (m1 - torch.minimum(m1, m2)).exp() + s2 * (m2 - torch.minimum(m1, m2)).exp()),)),
-        Mistake("always the first maximum", "The second piece may have the larger one.", "`m` is `torch.maximum(m1, m2)`.", (lambda m1, s1, m2, s2: (m1, s1 + s2 * (m2 - m1).exp()),)),
-        Mistake("the maxima are added", "The maximum of the row is one of the two.", "`m` is `torch.maximum(m1, m2)`.", (lambda m1, s1, m2, s2: (m1 + m2, s1 * (-m2).exp() + s2 * (-m1).exp()),)),
-        Mistake("the sum alone", "A pair goes in for each piece, and a pair should come out.", "Return `m` and the sum.", (lambda m1, s1, m2, s2: merge(m1, s1, m2, s2)[1],)),
-        Mistake("the logsumexp of the row", "The pair is wanted, not the one number that it leads to.", "Return `m` and the sum, without a log.",
-                (lambda m1, s1, m2, s2: merge(m1, s1, m2, s2)[0] + merge(m1, s1, m2, s2)[1].log(),)),
-        Mistake("the factor is added", "A sum is brought to another maximum by a factor.", "Multiply each sum by its `exp(...)`.",
-                (lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 + s2 + (m1 - torch.maximum(m1, m2)).exp() + (m2 - torch.maximum(m1, m2)).exp()),)),
-        Mistake("exp is missing", "The difference of two maxima is an exponent.", "Multiply by `exp(m1 - m)`, and not by `m1 - m`.",
-                (lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 * (m1 - torch.maximum(m1, m2)) + s2 * (m2 - torch.maximum(m1, m2))),)),
-        Mistake("each sum with the other's maximum", "A sum belongs to its own maximum.", "`s1` goes with `m1`.",
-                (lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 * (m2 - torch.maximum(m1, m2)).exp() + s2 * (m1 - torch.maximum(m1, m2)).exp()),)),
-        Mistake("a log of the sum", "The second of the pair is a sum, not its log.", "Return the sum as it is.", (lambda m1, s1, m2, s2: (merge(m1, s1, m2, s2)[0], merge(m1, s1, m2, s2)[1].log()),)),
-        Mistake("whole sums instead of maxima", "The first of the pair should be the largest score of the row.", "`m` is `torch.maximum(m1, m2)`.", (_merge_logs,)),
+        Mistake("the last batch is counted", "In each epoch there is a batch with 40 rows.", "`drop_last` leaves the batch of 40 rows out: 15 batches an epoch.", (5 * 16,)),
+        Mistake("the epochs run into each other", "5,000 rows are not cut in one go: each epoch begins anew.",
+                "Count the full batches of one epoch, then multiply by 5.", (5000 // 64, 5000 // 64 + 1)),
+        Mistake("only one epoch", "There are 5 epochs.", "Multiply by 5.", (15, 16)),
+        Mistake("a part of a batch is counted", "There is no part of a step.", "Round 1,000 / 64 down before you multiply.", (5 * 1000 / 64,)),
     ),
 ))
 
-# %% ../../nbs/exercises/lesson_09.ipynb #59db15b6
-def smoothed_gradient(logits, target, smoothing):
-    wanted = torch.full_like(logits, smoothing / logits.shape[1])
-    wanted.scatter_add_(1, target[:, None], torch.full_like(logits[:, :1], 1 - smoothing))
-    return (torch.softmax(logits, 1) - wanted) / len(target)
+# %% ../../nbs/exercises/lesson_09.ipynb #c7b2f3eb
+def _pass(answer, x, y, bs):
+    """What can be said of a pass over numbered rows, whatever their order is."""
+    batches = answer(x, y, bs)
+    if batches is None:
+        return None
+    batches = list(batches)
+    xs, ys = (torch.cat(part) for part in zip(*batches))
+    rows = xs[:, 0].long().tolist()
+    later = [list(answer(x, y, bs)) for _ in range(8)]
+    orders = {tuple(torch.cat([xb for xb, _ in epoch])[:, 0].tolist()) for epoch in later}
+    first = {tuple(sorted(epoch[0][0][:, 0].tolist())) for epoch in later}
+    return {
+        "rows in each batch": [len(xb) for xb, _ in batches],
+        "rows with another row's label": "some" if (10 * xs[:, 0] != ys).any() else "none",
+        "rows that come twice": "some" if len(set(rows)) < len(rows) else "none",
+        "the order": "0, 1, 2" if rows == sorted(rows) else "mixed",
+        "neighbours": "still together" if len(x) > 30 and sum(abs(a - b) == 1 for a, b in zip(rows, rows[1:])) > len(x) / 2 else "apart",
+        "the next epochs": "all in the same order" if len(orders) == 1 else "each in another order",
+        "the first batch": "always of the same rows" if len(first) == 1 else "of other rows each time",
+    }
 
 
-def _by_autograd(logits, target, smoothing):
-    """Right beyond doubt: PyTorch's own loss and gradient."""
-    x = logits.clone().requires_grad_()
-    loss = torch.nn.functional.cross_entropy(x, target, label_smoothing=smoothing)
-    return torch.autograd.grad(loss, x)[0]
+def _numbered(n):
+    """Rows 0 to `n - 1`, and ten times the row number as label."""
+    return torch.arange(float(n))[:, None], 10 * torch.arange(n)
 
 
-def _from_target(logits, target, others, right, scale=1.0):
-    """Softmax minus a target with one number for the right class and another for the rest."""
-    wanted = torch.full_like(logits, others).scatter_(1, target[:, None], right)
-    return (torch.softmax(logits, 1) - wanted) * scale / len(target)
+def _broken(x, y, bs):
+    """As it stands in the lesson."""
+    xs = x[torch.randperm(len(x))]
+    ys = y[torch.randperm(len(y))]
+    return [(xs[i : i + bs], ys[i : i + bs]) for i in range(0, len(x) - 1, bs)]
+
+
+def mixed_batches(x, y, bs):
+    order = torch.randperm(len(x))
+    return [(x[i], y[i]) for i in order.split(bs)]
+
+
+def _cut(xs, ys, bs, stop):
+    """Pieces of `bs` rows."""
+    return [(xs[i : i + bs], ys[i : i + bs]) for i in range(0, stop, bs)]
+
+
+def _last_row_lost(x, y, bs):
+    """The pairs are right."""
+    order = torch.randperm(len(x))
+    return _cut(x[order], y[order], bs, len(x) - 1)
+
+
+def _apart(x, y, bs):
+    """Every row comes, with some other label."""
+    return _cut(x[torch.randperm(len(x))], y[torch.randperm(len(x))], bs, len(x))
+
+
+def _labels_left(x, y, bs):
+    """Every row comes, with the label of another place."""
+    return _cut(x[torch.randperm(len(x))], y, bs, len(x))
+
+
+def _replaced(x, y, bs):
+    """The pairs are right, and some come twice."""
+    order = torch.randint(len(x), (len(x),))
+    return _cut(x[order], y[order], bs, len(x))
 
 
 EXERCISES.append(Exercise(
-    id="09.3", title="the gradient of a smoothed loss", kind="extend",
-    statement="Write `smoothed_gradient(logits, target, smoothing)`: the gradient of the mean cross-entropy by the logits `[n, C]`, for class indices `[n]` and label smoothing. Use `torch.softmax`, and neither a loss nor autograd.",
-    cases=((tensor([[0.0, 0.0]]), tensor([1]), 0.5), (tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 0.0]]), tensor([2, 0]), 0.2), (tensor([[3.0, 1.0, 0.0, 2.0]]), tensor([3]), 0.0)),
-    reference=_by_autograd, solution=smoothed_gradient, forbidden=("backward", "grad", "vjp", "jacrev", "jacobian", "nll", "nll_loss", "cross_entropy", "fused_cross_entropy", "linear_cross_entropy"),
-    explanation="The gradient is softmax minus what is asked for. Smoothing asks for `1 - smoothing` more at the right class and for `smoothing / C` at every class, the right one as well.",
-    notice=lambda answer: f"Each row still adds up to 0: the largest sum for random logits is {answer(torch.randn(8, 5), torch.arange(8) % 5, 0.1).sum(1).abs().max():.0e}.",
-    hint="Write down what share of each class is asked for. It replaces the one-hot vector in softmax minus one-hot.",
+    id="09.3", title="a loader to repair", kind="repair",
+    statement="`mixed_batches(x, y, bs)` is meant to return the batches of one epoch: every row once, in random order, with its own label. A network that is trained with it learns nothing, and for some values of `len(x)` one row is missing too. Repair both.",
+    cases=((*_numbered(7), 3), (*_numbered(8), 4), (*_numbered(33), 8)), observe=_pass, given=_broken,
+    reference=lambda x, y, bs: list(DataLoader(Dataset(x, y), bs, shuffle=True)), solution=mixed_batches,
+    explanation="One permutation for both keeps the pairs together, and `split` leaves no row behind.",
+    notice=lambda answer: f"A batch size above the number of rows gives {len(list(answer(torch.zeros(3, 1), torch.zeros(3), 5)))} batch.",
+    hint="Give `x` the numbers 0 to 6 and `y` ten times these numbers, and look at what comes back for `bs=3`.",
     mistakes=(
-        Mistake("no division by the number of rows", "The gradient of a mean over n rows has a factor 1 / n.", "Divide by `len(target)`.",
-                (lambda x, t, e: _by_autograd(x, t, e) * len(t),)),
-        Mistake("the sign is turned", "The logit of the right class has to rise, so its slope is negative.", "It is softmax minus what is asked for.",
-                (lambda x, t, e: -_by_autograd(x, t, e),)),
-        Mistake("no smoothing", "The share `smoothing` is to be spread over all classes.", "Use `smoothing / C` for every class, and `1 - smoothing` more for the right one.",
-                (lambda x, t, e: _by_autograd(x, t, 0.0),)),
-        Mistake("the right class gets nothing from the spread", "The share is spread over all classes, and the right one is among them.",
-                "The right class is asked for `1 - smoothing + smoothing / C`.", (lambda x, t, e: _from_target(x, t, e / x.shape[1], 1 - e),)),
-        Mistake("spread over the other classes only", "The share goes to C classes, and not to C - 1.", "Use `smoothing / C`, for the right class as well.",
-                (lambda x, t, e: _from_target(x, t, e / (x.shape[1] - 1), 1 - e),)),
-        Mistake("the share is not divided", "Every class has got the whole share.", "The C classes get `smoothing / C` each.", (lambda x, t, e: _from_target(x, t, e, 1.0), lambda x, t, e: _from_target(x, t, e, 1 - e))),
-        Mistake("the share goes to nobody", "What is asked for adds up to less than 1.", "Every class is asked for `smoothing / C`.", (lambda x, t, e: _from_target(x, t, 0.0, 1 - e),)),
-        Mistake("smoothing and the rest exchanged", "The right class keeps `1 - smoothing`.", "Spread `smoothing`, and not `1 - smoothing`.", (lambda x, t, e: _from_target(x, t, (1 - e) / x.shape[1], e + (1 - e) / x.shape[1]),)),
-        Mistake("the whole gradient scaled", "The even part has a gradient as well.", "Scale the one-hot part only.", (lambda x, t, e: (1 - e) * _by_autograd(x, t, 0.0),)),
-        Mistake("softmax over the wrong dimension", "Each row should add up to 0.", "The classes are in dimension 1.", (lambda x, t, e: _by_autograd(x, t, e) + (torch.softmax(x, 0) - torch.softmax(x, 1)) / len(t),)),
-        Mistake("the softmax is missing", "It is softmax minus what is asked for.", "Begin with `torch.softmax(logits, 1)`.", (lambda x, t, e: _by_autograd(x, t, e) - torch.softmax(x, 1) / len(t),)),
-        Mistake("1 is kept for the right class", "What is asked for adds up to more than 1.", "The right class is asked for `1 - smoothing + smoothing / C`.",
-                (lambda x, t, e: _from_target(x, t, e / x.shape[1], 1 + e / x.shape[1]), lambda x, t, e: _from_target(x, t, e / x.shape[1], 1.0))),
+        Mistake("the last row is still lost", "Count the rows that come back for 7 rows in batches of 3.",
+                "The starts run to `len(x)`: with `len(x) - 1`, a last batch of one row is never begun.", (_last_row_lost,)),
+        Mistake("images and labels are still apart", "An image has to come with its own label.",
+                "Draw one permutation, and index `x` and `y` with the same one.", (_apart, _labels_left)),
+        Mistake("no longer shuffled", "The rows come in order now.", "Keep one permutation: draw it once, before `x` and `y` are indexed.",
+                (lambda x, y, bs: _cut(x, y, bs, len(x)),)),
+        Mistake("neither shuffled nor complete", "The rows come in order, and the last one is lost.",
+                "Use one permutation for `x` and `y`, and let the starts run to `len(x)`.", (lambda x, y, bs: _cut(x, y, bs, len(x) - 1),)),
+        Mistake("drawn with replacement", "Some rows come twice.", "`randint` may draw a row again; `randperm` does not.", (_replaced,)),
     ),
 ))
 
-# %% ../../nbs/exercises/lesson_09.ipynb #074c18f9
-def chunked_gradients(x, w, target, chunk):
-    of_x, of_w = torch.empty_like(x), torch.zeros_like(w)
-    for i in range(0, len(x), chunk):
-        part, index = x[i : i + chunk], target[i : i + chunk, None]
-        g = torch.softmax(part @ w.T, 1)
-        g.scatter_add_(1, index, -torch.ones_like(g[:, :1]))
-        g /= len(x)
-        of_x[i : i + chunk] = g @ w
-        of_w += g.T @ part
-    return of_x, of_w
+# %% ../../nbs/exercises/lesson_09.ipynb #937e0234
+def _spoiled(answer, x, shuffle=False):
+    """What comes back for the first batch, and what the data holds after the loop."""
+    ds = Dataset(x, torch.zeros(len(x)))
+    came = [answer(xb) for xb, _ in DataLoader(ds, 2, shuffle)]
+    first = came[0].clone() if isinstance(came[0], torch.Tensor) else came[0]
+    return {"what comes back for the first batch": first, "the data after the loop": ds.x}
 
 
-def _chunked_broken(x, w, target, chunk):
-    """As it stands in the lesson: the last chunk overwrites the others, and each is divided by its own length."""
-    of_x, of_w = torch.empty_like(x), torch.zeros_like(w)
-    for i in range(0, len(x), chunk):
-        part, index = x[i : i + chunk], target[i : i + chunk, None]
-        g = torch.softmax(part @ w.T, 1)
-        g.scatter_add_(1, index, -torch.ones_like(g[:, :1]))
-        g /= len(part)
-        of_x[i : i + chunk] = g @ w
-        of_w = g.T @ part
-    return of_x, of_w
+def spoil(xb):
+    return xb.mul_(2)
 
 
-def _chunked_like(x, w, target, chunk, divide, add, rows=None):
-    """The loop with its parts exchanged."""
-    of_x, of_w = torch.zeros_like(x), torch.zeros_like(w)
-    for i in range(0, len(x) if rows is None else rows, chunk):
-        part, index = x[i : i + chunk], target[i : i + chunk, None]
-        g = torch.softmax(part @ w.T, 1)
-        g.scatter_add_(1, index, -torch.ones_like(g[:, :1]))
-        g /= divide(part)
-        of_x[i : i + chunk] = g @ w
-        of_w = of_w + g.T @ part if add else g.T @ part
-    return of_x, of_w
+def _forgets_to_return(xb):
+    """Doubles in place and gives nothing back."""
+    xb.mul_(2)
 
 
-def _whole_gradients(x, w, target, chunk):
-    """Right beyond doubt: PyTorch's own loss and gradients, without chunks."""
-    x, w = (leaf.clone().requires_grad_() for leaf in (x, w))
-    loss = torch.nn.functional.cross_entropy(torch.nn.functional.linear(x, w), target)
-    return torch.autograd.grad(loss, (x, w))
+def _doubles_twice(xb):
+    """In place, and then once more."""
+    xb *= 2
+    return xb * 2
 
 
 EXERCISES.append(Exercise(
-    id="09.4", title="chunks to repair", kind="repair",
-    statement="`chunked_gradients(x, w, target, chunk)` is meant to return the gradients by `x` and by `w` of the mean cross-entropy of `x @ w.T`, with `chunk` rows of logits at a time. With one chunk for all rows it does. With several, two things are wrong. Repair both.",
-    cases=((tensor([[1.0], [2.0]]), tensor([[1.0], [0.0]]), tensor([0, 1]), 2), (tensor([[1.0], [2.0]]), tensor([[1.0], [0.0]]), tensor([0, 1]), 1),
-           (torch.linspace(-1, 1, 10).reshape(5, 2), torch.linspace(0, 1, 6).reshape(3, 2), tensor([0, 2, 1, 1, 0]), 2)),
-    reference=_whole_gradients, solution=chunked_gradients, given=_chunked_broken,
-    explanation="The mean is over all rows, so each chunk is divided by `len(x)`. Every row adds its share to the gradient of the weight, so the chunks' products are added up.",
-    notice=lambda answer: "For 64 rows, chunks of 1, 10 and 64 rows agree to " + "{:.0e}.".format(max(
-        (answer(a, b, c, n)[1] - answer(a, b, c, 64)[1]).abs().max().item() for a, b, c in [(torch.randn(64, 8), torch.randn(20, 8), torch.randint(20, (64,)))] for n in (1, 10))),
-    hint="Ask of each line in the loop: is it about this chunk, or about all rows?",
+    id="09.4", title="break the data", kind="break",
+    statement="Write `spoil(xb)`, which returns the batch with its pixels times 2. `ds` is a `Dataset`, and a loop over `DataLoader(ds, 2)` reads it in order and calls `spoil` on each batch. Write it so that it also does damage: after the loop, the pixels in `ds` itself are times 2 as well, and not times 4.",
+    cases=((torch.ones(2, 2),), (torch.arange(15.0).view(5, 3),)), observe=_spoiled, reference=lambda xb: torch.mul(xb, 2, out=xb), solution=spoil,
+    explanation="In order, a batch is a slice of the data, and `mul_` changes the memory that both share. A shuffled batch is a copy.",
+    notice=lambda answer: "With shuffle=True the data holds "
+        f"{_spoiled(answer, torch.ones(3, 1), shuffle=True)['the data after the loop'].max():.0f} after the loop over ones, "
+        f"and without it {_spoiled(answer, torch.ones(3, 1))['the data after the loop'].max():.0f}.",
+    hint="A method whose name ends in an underscore changes a tensor in place.",
     mistakes=(
-        Mistake("each chunk is divided by its own length", "That makes the mean of each chunk, and their sum is too large.",
-                "Divide by the number of all rows, `len(x)`.", (lambda x, w, t, n: _chunked_like(x, w, t, n, len, True),
-                                                               lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: n, True))),
-        Mistake("each chunk overwrites the weight's gradient", "Only the last chunk is left in the gradient of the weight.",
-                "Add to it: `of_w += g.T @ part`.", (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: len(x), False),)),
-        Mistake("divided by the number of chunks", "The loss is a mean over rows, and chunks may be of different lengths.", "Divide `g` by `len(x)`.",
-                (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: len(x) // n, True), lambda x, w, t, n: tuple(g / -(-len(x) // n) for g in _chunked_like(x, w, t, n, len, True)))),
-        Mistake("only one of the two gradients is divided", "The factor belongs to `g`, and both come from it.", "Divide `g` by `len(x)` before the two products.",
-                (lambda x, w, t, n: (_chunked_like(x, w, t, n, lambda part: 1, True)[0], _whole_gradients(x, w, t, n)[1]), lambda x, w, t, n: (_whole_gradients(x, w, t, n)[0], _chunked_like(x, w, t, n, lambda part: 1, True)[1]))),
-        Mistake("no division at all", "The loss is a mean, so the gradient has a factor 1 / n.", "Divide `g` by `len(x)`.",
-                (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: 1, True),)),
-        Mistake("the last rows are left out", "A last chunk with fewer rows has to be worked on, too.", "Let `range` run to `len(x)`.",
-                (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: len(x), True, len(x) // n * n),)),
+        Mistake("a new tensor is made", "The batch comes back doubled, and the data is as it was.",
+                "Change the memory of `xb` itself: `xb *= 2`, or `xb.mul_(2)`.", (lambda xb: xb * 2, lambda xb: xb.clone().mul_(2))),
+        Mistake("nothing is returned", "The data is doubled, and what comes back is None.", "Return `xb` after the change.", (_forgets_to_return,)),
+        Mistake("doubled twice", "What comes back is four times the pixels that came.", "Double in place, then return `xb` as it is.", (_doubles_twice,)),
     ),
 ))

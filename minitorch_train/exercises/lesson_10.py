@@ -5,156 +5,240 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/exercises/lesson_10.ipynb #20bc77cc
+# %% ../../nbs/exercises/lesson_10.ipynb #1a118f9a
+import copy
+import math
+
 import torch
-from torch import tensor
+from torch import nn, tensor
 
-from minitorch_train.exercises import Exercise, Mistake, kept, value
-from minitorch_train.functional import cross_entropy, softmax
+from minitorch_train.exercises import Exercise, Mistake, value
+from minitorch_train.fitting import evaluate
+from minitorch_train.functional import cross_entropy
+from minitorch_train.optim import SGD
 
-# %% ../../nbs/exercises/lesson_10.ipynb #7102f7f1
-_shape = Exercise(
-    id="10.1", title="the shape of a gradient", kind="predict",
-    statement="For `Model(20, 7, 3)` and a batch of 5 rows, what is the shape of the gradient of the first layer's weight? "
-              "Replace the dots by a tuple of two numbers.",
-    cases=((),), observe=value, given=..., reference=(7, 20), solution=(7, 20),
-    explanation="A gradient has the shape of what it belongs to: 7 neurons with 20 weights each. The rows of the batch are added up.",
-    notice=lambda answer: f"The batch has 5 rows, and 5 is not in {tuple(answer)}: the rows are added up.",
-    hint="What is the shape of the weight itself?",
+# %% ../../nbs/exercises/lesson_10.ipynb #84478e50
+def _judged(answer, model, batches):
+    """What the answer returns, and what it does to the model and to the graph."""
+    model, recorded = copy.deepcopy(model), []
+
+    def loss_func(out, yb):
+        recorded.append(out.requires_grad)
+        return cross_entropy(out, yb)
+
+    loss = answer(model, loss_func, batches)
+    if loss is None:
+        return None
+    after = "train" if model.training else "eval"
+    answer(model.eval(), loss_func, batches)
+    return {
+        "the loss": float(loss),
+        "gradients": "recorded" if any(recorded) else "not recorded",
+        "the mode afterwards": after,
+        "the mode afterwards, when it came in eval": "train" if model.training else "eval",
+    }
+
+
+def _batches(*sizes):
+    """Batches of these sizes, whose labels are harder in the last one."""
+    x = torch.linspace(-1, 1, 4 * sum(sizes)).view(-1, 4)
+    y = tensor([0] * sizes[0] + [1] * sum(sizes[1:]))
+    return list(zip(x.split(sizes), y.split(sizes)))
+
+
+def _dropping():
+    """A network with dropout, the same one each time."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.Linear(6, 2))
+    with torch.no_grad():
+        for i, p in enumerate(model.parameters()):
+            p.copy_(torch.linspace(-1, 2 - i / 2, p.numel()).view_as(p))
+    return model
+
+
+def my_evaluate(model, loss_func, batches):
+    model.eval()
+    total, rows = 0.0, 0
+    with torch.no_grad():
+        for xb, yb in batches:
+            total += len(yb) * loss_func(model(xb), yb).item()
+            rows += len(yb)
+    model.train()
+    return total / rows
+
+
+def _mean_of_means(model, loss_func, batches):
+    """Each batch counts the same."""
+    return sum(evaluate(model, loss_func, [batch], None)[0] for batch in batches) / len(batches)
+
+
+def _summed_over_rows(model, loss_func, batches):
+    """The means of the batches are added up and divided by the rows."""
+    return sum(evaluate(model, loss_func, [batch], None)[0] for batch in batches) / sum(len(yb) for _, yb in batches)
+
+
+def _not_divided(model, loss_func, batches):
+    """The sum over all rows."""
+    return my_evaluate(model, loss_func, batches) * sum(len(yb) for _, yb in batches)
+
+
+def _without_eval(model, loss_func, batches):
+    """The model stays in train mode."""
+    with torch.no_grad():
+        return sum(len(yb) * loss_func(model(xb), yb).item() for xb, yb in batches) / sum(len(yb) for _, yb in batches)
+
+
+def _then_train(evaluates):
+    """The same, and the model is in train mode afterwards."""
+    def evaluated(model, loss_func, batches):
+        loss = evaluates(model, loss_func, batches)
+        model.train()
+        return loss
+    return evaluated
+
+
+def _left_in_eval(model, loss_func, batches):
+    """Right, but for the mode afterwards."""
+    loss = my_evaluate(model, loss_func, batches)
+    model.eval()
+    return loss
+
+
+def _with_gradients(model, loss_func, batches):
+    """Right, and a graph is built for nothing."""
+    model.eval()
+    total = sum(len(yb) * loss_func(model(xb), yb).item() for xb, yb in batches)
+    model.train()
+    return total / sum(len(yb) for _, yb in batches)
+
+
+EXERCISES = [
+    Exercise(
+        id="10.1", title="evaluate by hand", kind="write",
+        statement="Write `my_evaluate(model, loss_func, batches)`: the mean loss over all rows of `batches`, a list of pairs `(xb, yb)` of different sizes. `loss_func(out, yb)` is the mean loss of one batch. Dropout should be off and no gradients recorded, and afterwards, unlike with `evaluate`, the model should be in train mode, whatever mode it came in. Return a number.",
+        cases=((_dropping(), _batches(2, 1)), (_dropping(), _batches(4, 4, 1)), (_dropping(), _batches(5, 2, 7))), observe=_judged,
+        reference=lambda model, loss_func, batches: (evaluate(model, loss_func, batches, metric=None)[0], model.train())[0], solution=my_evaluate,
+        explanation="Each batch counts by its rows, in eval mode, and without a graph that nobody needs.",
+        notice=lambda answer: f"For batches of 4, 4 and 1 rows it gives {answer(_dropping(), cross_entropy, _batches(4, 4, 1)):.4f}, "
+            f"and the mean over the three batches would be {_mean_of_means(_dropping(), cross_entropy, _batches(4, 4, 1)):.4f}.",
+        hint="Try it with batches of 2 and 1 rows: the figure should be that of all 3 rows at once.",
+        mistakes=(
+            Mistake("a mean of means", "A row in a small batch has more say than one in a large batch.",
+                    "Add up `len(yb) * loss`, and divide by the number of all rows.", (_mean_of_means, _then_train(_mean_of_means))),
+            Mistake("losses divided by rows", "What `loss_func` gives is divided by its rows already.",
+                    "Multiply each batch's loss by `len(yb)` before you add it up.", (_summed_over_rows, _then_train(_summed_over_rows))),
+            Mistake("not divided", "The loss grows with the number of rows.", "Divide the sum by the number of all rows.", (_not_divided,)),
+            Mistake("eval is forgotten", "Some of the network's numbers were set to 0 while you judged it.",
+                    "Call `model.eval()` before the loop, and `model.train()` after it.", (_without_eval, _then_train(_without_eval))),
+            Mistake("left in eval mode", "The next epoch would be trained without dropout.", "Call `model.train()` before you return.", (_left_in_eval,)),
+            Mistake("gradients are recorded", "The figure is right, and for each batch a graph was built.",
+                    "Put the loop into `with torch.no_grad():`.", (_with_gradients,)),
+        ),
+    ),
+]
+
+# %% ../../nbs/exercises/lesson_10.ipynb #3b2ba378
+EXERCISES.append(Exercise(
+    id="10.2", title="three batches", kind="predict",
+    statement="A validation set of 250 rows is read in batches of 100. The accuracies of its three batches are 0.9, 0.8 and 0.4. What is the accuracy over all rows? Work it out on paper, then replace the dots by the number.",
+    cases=((),), observe=value, given=...,
+    reference=(100 * 0.9 + 100 * 0.8 + 50 * 0.4) / 250, solution=(90 + 80 + 20) / 250,
+    explanation="90 and 80 of 100 are right, and 20 of the last 50: that makes 190 of 250.",
+    notice=lambda answer: f"The mean of the three figures would be {(0.9 + 0.8 + 0.4) / 3:.2f}, off by {abs((0.9 + 0.8 + 0.4) / 3 - answer):.2f}.",
+    hint="How many answers are right in each batch?",
     mistakes=(
-        Mistake("transposed", "The numbers are right, in the other order.", "Each row holds the weights of one neuron.", ((20, 7),)),
-        Mistake("the rows of the batch are kept", "A weight is one number for all rows of the batch.",
-                "The gradients of the rows are added, so the 5 does not appear.", ((5, 7), (5, 20), (7, 5), (20, 5))),
-        Mistake("a gradient for each row", "The gradients of the rows are added up.", "There is no 5 in the shape.", ((5, 7, 20), (5, 20, 7))),
-        Mistake("the bias's gradient", "This has one number for each neuron.", "The weight has 20 for each neuron.", ((7,),)),
-        Mistake("how many numbers, not the shape", "The shape has a size for each dimension.", "Give a tuple of two numbers.", (140,)),
-        Mistake("inputs and scores", "Nothing leads from the inputs past the hidden layer.", "The first layer takes 20 inputs to 7 neurons.", ((3, 20), (20, 3))),
-        Mistake("the scores' own shape", "This belongs to the outputs of the batch.", "Look for the weight of the first layer.", ((5, 3), (3, 5))),
-        Mistake("the last layer's weight", "This is the other layer.", "The first layer takes 20 inputs to 7 neurons.", ((3, 7), (7, 3))),
+        Mistake("a mean of means", "The last batch has half as many rows as the others, and the same say.",
+                "Count the right answers of each batch, add them up, and divide by 250.", (0.7,)),
+        Mistake("three full batches", "The last batch has not 100 rows.", "Its 50 rows hold 20 right answers, and there are 250 rows.", (190 / 300, 210 / 250, 0.63)),
+        Mistake("the last batch is left out", "The last 50 rows count too.", "Add 20 right answers and 50 rows.", (0.85,)),
+        Mistake("a count", "That is how many are right. The share is wanted.", "Divide by 250.", (190, 76)),
     ),
-)
+))
 
-# %% ../../nbs/exercises/lesson_10.ipynb #7b019c90
-def linear_backward(dout, x, weight):
-    return dout @ weight, dout.T @ x, dout.sum(0)
+# %% ../../nbs/exercises/lesson_10.ipynb #7f0bec80
+def _trained(answer, model, batches):
+    """The weights after the answer's epoch, and what it returns."""
+    model = copy.deepcopy(model)
+    result = answer(model, cross_entropy, SGD(model.parameters(), lr=0.5), batches)
+    if result is None:
+        return None
+    kept = isinstance(result, torch.Tensor) and result.requires_grad
+    return {
+        "the mean loss": torch.as_tensor(result).item(),
+        "what it is made of": "losses with their graphs" if kept else "numbers",
+        **{f"{name} afterwards": p.detach().clone() for name, p in model.named_parameters()},
+    }
 
 
-def _by_autograd(dout, x, weight):
-    x, weight, bias = x.clone().requires_grad_(), weight.clone().requires_grad_(), torch.zeros(len(weight), requires_grad=True)
-    return torch.autograd.grad(x @ weight.T + bias, (x, weight, bias), dout)
+def _broken(model, loss_func, opt, batches):
+    """As it stands in the lesson."""
+    losses = []
+    for xb, yb in batches:
+        loss = loss_func(model(xb), yb)
+        losses.append(loss)
+        loss.backward()
+        opt.step()
+    return sum(losses) / len(losses)
 
 
-_linear = Exercise(
-    id="10.2", title="backwards through a linear layer", kind="write",
-    statement="A layer computes `out = x @ weight.T + bias`. Write `linear_backward(dout, x, weight)`: from the gradient with respect to "
-              "`out` it returns the gradients with respect to `x`, `weight` and `bias`, as a tuple.",
-    cases=(
-        (tensor([[1.0, -2.0]]), tensor([[3.0, 4.0]]), tensor([[1.0, 2.0], [0.0, 5.0]])),
-        (tensor([[1.0, 2.0], [3.0, -4.0], [0.5, 1.0]]), torch.arange(12.0).view(3, 4), torch.arange(8.0).view(2, 4)),
-    ),
-    reference=_by_autograd, solution=linear_backward,
-    explanation="Back to the inputs goes through the weights; a weight gets what came back times what came in; a bias gets what came back, "
-                "added over the rows.",
-    notice=lambda answer: "All three are sums of products, and two of them are matrix products.",
-    hint="Write the shape of each result down first: those of x, of weight, and of bias.",
+def epoch_losses(model, loss_func, opt, batches):
+    losses = []
+    for xb, yb in batches:
+        loss = loss_func(model(xb), yb)
+        losses.append(loss.item())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    return sum(losses) / len(losses)
+
+
+def _loop(zero="before", keep=torch.Tensor.item, report=lambda losses: sum(losses) / len(losses)):
+    """The loop with one thing done otherwise."""
+    def loop(model, loss_func, opt, batches):
+        losses = []
+        for xb, yb in batches:
+            loss = loss_func(model(xb), yb)
+            losses.append(keep(loss))
+            if zero == "before":
+                opt.zero_grad()
+            loss.backward()
+            if zero == "between":
+                opt.zero_grad()
+            opt.step()
+        return report(losses)
+    return loop
+
+
+def _linear():
+    """Two inputs, two scores, the same each time."""
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.copy_(tensor([[0.5, -0.25], [0.0, 0.75]]))
+        model.bias.zero_()
+    return model
+
+
+def _few(n, bs):
+    """`n` rows in batches of `bs`."""
+    x = torch.linspace(-1, 2, 2 * n).view(n, 2)
+    return list(zip(x.split(bs), (torch.arange(n) % 2).split(bs)))
+
+
+EXERCISES.append(Exercise(
+    id="10.3", title="a loop to repair", kind="repair",
+    statement="`epoch_losses` is meant to train a model, which is in train mode already, for one epoch, and to return as a number the plain mean of the batches' losses, in which each batch counts the same. It has two faults. It trains badly, and of each batch it keeps far more than a number. Repair both.",
+    cases=((_linear(), _few(2, 1)), (_linear(), _few(6, 2)), (_linear(), _few(12, 3)), (_linear(), _few(7, 3))), observe=_trained, given=_broken,
+    reference=_loop(), solution=epoch_losses,
+    explanation="`item` takes the number and lets the graph go, and `zero_grad` keeps the gradients of one batch out of the next.",
+    notice=lambda answer: f"Over 40 batches of one row its mean loss is {float(answer(*(lambda m: (m, cross_entropy, SGD(m.parameters(), lr=0.5)))(_linear()), _few(40, 1))):.3f}.",
+    hint="A loss that is kept keeps all that it was computed from, and `backward` adds to what is in `.grad`.",
     mistakes=(
-        Mistake("the weight is transposed on the way back", "On the way forward there is a `.T`; on the way back to x there is none.",
-                "It is `dout @ weight`. With a square weight the other one fits by accident, and is wrong.",
-                (lambda dout, x, weight: (dout @ weight.T, dout.T @ x, dout.sum(0)),)),
-        Mistake("the weight's gradient is transposed", "Compare its shape with the weight's.", "It is `dout.T @ x`.",
-                (lambda dout, x, weight: (dout @ weight, x.T @ dout, dout.sum(0)),)),
-        Mistake("the bias's gradient is not added up", "The bias is one vector for all rows.", "Add over the rows: `dout.sum(0)`.",
-                (lambda dout, x, weight: (dout @ weight, dout.T @ x, dout),)),
-        Mistake("the forward pass", "This computes the layer, not its gradients.", "Begin with `dout`.", (lambda dout, x, weight: x @ weight.T,)),
-        Mistake("the bias is left out", "Three gradients are asked for.", "Add `dout.sum(0)` to the tuple.", (lambda dout, x, weight: (dout @ weight, dout.T @ x),)),
-        Mistake("the bias's gradient without dout", "What comes back from behind is a factor of each of the three.", "It is `dout.sum(0)`.",
-                (lambda dout, x, weight: (dout @ weight, dout.T @ x, torch.ones(len(weight))), lambda dout, x, weight: (weight, x, torch.ones(len(weight))))),
-        Mistake("the bias's gradient is a mean", "The 1/n of a mean loss is already in `dout`.", "Add, do not average: `dout.sum(0)`.",
-                (lambda dout, x, weight: (dout @ weight, dout.T @ x, dout.mean(0)),)),
-        Mistake("the bias's gradient is summed over the wrong dimension", "It should have one number for each neuron.",
-                "Dimension 0 is that of the rows: `dout.sum(0)`.",
-                (lambda dout, x, weight: (dout @ weight, dout.T @ x, dout.sum(1)), lambda dout, x, weight: (dout @ weight, dout.T @ x, dout.sum()))),
+        Mistake("the losses still keep their graphs", "What comes back is a tensor that could be differentiated.",
+                "Append `loss.item()` instead of `loss`.", (_loop(keep=lambda loss: loss),)),
+        Mistake("gradients still add up", "The second step moves along the gradients of two batches.",
+                "Call `opt.zero_grad()` before each `backward`.", (_loop(zero="never"),)),
+        Mistake("the weights do not move", "A step without gradients, or no step at all, changes nothing.", "Each batch needs `zero_grad`, then `backward`, then `step`.",
+                (_loop(zero="between"),)),
+        Mistake("the last loss only", "The mean over all batches is wanted.", "Return `sum(losses) / len(losses)`.", (_loop(report=lambda losses: losses[-1]),)),
+        Mistake("not divided", "The figure grows with the number of batches.", "Divide the sum by `len(losses)`.", (_loop(report=sum),)),
     ),
-)
-
-# %% ../../nbs/exercises/lesson_10.ipynb #99676c1b
-def _mask_from_behind(dh, h):
-    return dh * (dh > 0)
-
-
-def relu_backward(dh, h):
-    return dh * (h > 0)
-
-
-_relu = Exercise(
-    id="10.3", title="a mask from the wrong tensor", kind="repair",
-    statement="`relu_backward(dh, h)` should give the gradient before ReLU, from the gradient `dh` behind it and the result `h` of ReLU. Repair it.",
-    cases=((tensor([[-1.0, 2.0]]), tensor([[3.0, 0.0]])), (tensor([[-1.0, 2.0, 0.5], [4.0, -5.0, 6.0]]), tensor([[3.0, 0.0, 2.0], [0.0, 0.0, 1.0]]))),
-    reference=lambda dh, h: torch.where(h > 0, dh, 0.0), solution=relu_backward, given=_mask_from_behind,
-    explanation="ReLU lets a change through where its result is above 0, whatever the sign of what comes back.",
-    notice=lambda answer: "A negative gradient passes where h is above 0.",
-    hint="Which of the two tensors says where ReLU let something through?",
-    mistakes=(
-        Mistake("everything passes", "Where h is 0, nothing should pass.", "The comparison should be `h > 0`; h is never below 0.",
-                (lambda dh, h: dh * (h >= 0), lambda dh, h: dh)),
-        Mistake("scaled by h", "The slope of ReLU is 0 or 1.", "Multiply by `h > 0`, not by h.", (lambda dh, h: dh * h,)),
-        Mistake("the mask is turned round", "It passes exactly where it should not.", "Keep where `h > 0`.",
-                (lambda dh, h: dh * (h == 0), lambda dh, h: dh * (h <= 0))),
-        Mistake("the mask alone", "What comes back has no part in it.", "Multiply `dh` by the mask.", (lambda dh, h: (h > 0).float(),)),
-        Mistake("h in the place of dh", "The gradient comes from `dh`.", "Write `dh * (h > 0)`.", (lambda dh, h: h * (dh > 0), lambda dh, h: h * (h > 0))),
-        Mistake("picked out, so that the shape is lost", "The zeros have their places too.", "Multiply by the mask.", (lambda dh, h: dh[h > 0],)),
-        Mistake("something leaks through", "Where h is 0, nothing should pass.", "Multiply by `h > 0`.", (lambda dh, h: torch.where(h > 0, dh, 0.01 * dh), lambda dh, h: torch.where(h > 0, dh, 0.1 * dh))),
-        Mistake("both masks", "What comes back may be negative.", "Only h decides: `dh * (h > 0)`.", (lambda dh, h: dh * (dh > 0) * (h > 0),)),
-    ),
-)
-
-# %% ../../nbs/exercises/lesson_10.ipynb #1927e9df
-def loss_backward(logits, target):
-    d = softmax(logits)
-    d[range(len(target)), target] -= 1
-    return d / len(target)
-
-
-def _grad_of_loss(logits, target):
-    logits = logits.clone().requires_grad_()
-    return torch.autograd.grad(cross_entropy(logits, target), logits)[0]
-
-
-def _one_hot(logits, target):
-    return torch.nn.functional.one_hot(target, logits.shape[1])
-
-
-_loss = Exercise(
-    id="10.4", title="backwards through the loss", kind="write",
-    statement="Write `loss_backward(logits, target)`: the gradient of `cross_entropy(logits, target)`, the mean over the rows, with respect to "
-              "`logits`. Leave `logits` as it is.",
-    cases=((tensor([[0.0, 0.0]]), tensor([1])), (tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), tensor([0, 2])),
-           (tensor([[1000.0, 0.0, 999.0], [0.0, 0.0, 0.0]]), tensor([2, 0]))),
-    reference=_grad_of_loss, solution=loss_backward, observe=kept,
-    explanation="The gradient of one row is its softmax, less 1 at the right class. The mean divides by the number of rows.",
-    notice=lambda answer: "Each row of it adds up to 0: what the right class gains, the others lose.",
-    hint="It is `softmax - one_hot`, for a mean over the rows.",
-    mistakes=(
-        Mistake("the factor 1/n is missing", "It is right for a batch of one row.", "The loss is a mean, so divide by `len(target)`.",
-                (lambda logits, target: softmax(logits) - _one_hot(logits, target),)),
-        Mistake("the sign is turned round", "The right class should have a negative gradient: raising it lowers the loss.",
-                "It is `softmax - one_hot`, not the other way round.",
-                (lambda logits, target: (_one_hot(logits, target) - softmax(logits)) / len(target),)),
-        Mistake("softmax is missing", "It is softmax minus one-hot.", "Begin with `softmax(logits)`.",
-                (lambda logits, target: (logits - _one_hot(logits, target)) / len(target), lambda logits, target: (logits.log_softmax(1) - _one_hot(logits, target)) / len(target), lambda logits, target: -_one_hot(logits, target) / len(target))),
-        Mistake("the gradient by something else", "This goes back to the probabilities, or through the right class alone.", "By the logits it is `softmax - one_hot`.",
-                (lambda logits, target: -_one_hot(logits, target) / softmax(logits) / len(target), lambda logits, target: (softmax(logits) - 1) * _one_hot(logits, target) / len(target))),
-        Mistake("the one-hot part is added", "Raising the right class lowers the loss.", "Subtract 1 at the right class.", (lambda logits, target: (softmax(logits) + _one_hot(logits, target)) / len(target),)),
-        Mistake("the rows averaged away", "Each row has its own gradient.", "Divide by `len(target)`, and do not add the rows up.", (lambda logits, target: (softmax(logits) - _one_hot(logits, target)).mean(0),)),
-        Mistake("divided by the classes as well", "The mean goes over rows, not over all numbers.", "Divide by `len(target)` only.",
-                (lambda logits, target: (softmax(logits) - _one_hot(logits, target)) / logits.numel(),)),
-        Mistake("the one-hot part is missing", "This is the softmax; the target has not been used.", "Subtract 1 at the right class.",
-                (lambda logits, target: softmax(logits) / len(target),)),
-        Mistake("softmax along the wrong dimension", "Each row should add up to 0.", "The classes are in the last dimension.",
-                (lambda logits, target: (softmax(logits, 0) - _one_hot(logits, target)) / len(target),)),
-        Mistake("no shift, so that it overflows", "exp(1000) is infinite.", "Use `softmax` from lesson 03, or subtract each row's maximum.",
-                (lambda logits, target: (logits.exp() / logits.exp().sum(1, keepdim=True) - _one_hot(logits, target)) / len(target),)),
-    ),
-)
-
-EXERCISES = [_shape, _linear, _relu, _loss]
+))

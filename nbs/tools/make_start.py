@@ -1,6 +1,6 @@
 """Write the lists of lessons in nbs/machinery/00_start_here.ipynb: `python make_start.py`.
 
-A heading such as `## Lessons 06 to 08: a loop worth keeping` says which lessons are listed below it; each is listed with
+A heading such as `## Lessons 06 to 12: a loop worth keeping` says which lessons are listed below it; each is listed with
 the title and the promise that its notebook opens with.
 """
 
