@@ -97,7 +97,7 @@ def test_number_of_words():
 
 def test_share_of_prose():
     complaint(check_rhythm(lesson(middle=[new_markdown_cell("More.")] * 4)), "58% of the cells are Markdown")
-    silent = lesson(middle=[new_markdown_cell("More."), code("1"), code("2"), code("3")] * 8)
+    silent = lesson(middle=[new_markdown_cell("More."), code("1"), code("2"), code("3")] * 7)
     for number in (5, 9, 13, 17):
         silent.cells[number] = code("1")
     complaint(check_rhythm(silent), "31% of the cells are Markdown")

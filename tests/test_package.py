@@ -113,6 +113,8 @@ def style_problems(source, file):
             complain(node, f"{name} has no docstring")
         elif not first.endswith((".", "?")) or (rest and rest[0]):
             complain(node, f"the first line of the docstring of {name} should be a sentence that stands alone")
+        elif len(list(filter(None, rest))) > 6:
+            complain(node, f"the docstring of {name} has {1 + len(list(filter(None, rest)))} lines, and 7 is the limit")
 
     check_docstring(tree, "the module")
     for node in ast.walk(tree):
@@ -131,6 +133,8 @@ def style_problems(source, file):
                 complain(argument, f"{argument.arg} of {name} has no type hint")
         if node.returns is None and node.name != "__init__":
             complain(node, f"{name} has no type hint for what it returns")
+        if any("#" in line for line in source.splitlines()[node.lineno - 1 : node.body[0].lineno - 1]):
+            complain(node, f"the signature of {name} holds a comment: the docstring says what an argument is")
         if body_lines(node, lines) > 30:
             complain(node, f"{name} has a body of {body_lines(node, lines)} lines, and 30 is the limit")
     return found
@@ -185,6 +189,8 @@ def _short(x: float) -> float:
     ("def half(self) -> float", "def half(self)", "halves.py:18: Halver.half has no type hint for what it returns"),
     ('float:\n    """Half of `x`."""', "float:", "halves.py:23: _short has no docstring"),
     ("def _short(x: float)", "def _short(x)", "halves.py:23: x of _short has no type hint"),
+    ("    And of the `others`.\n", "    And of the `others`.\n" * 7, "halves.py:4: the docstring of half has 8 lines"),
+    ("half(x: float, *", "half(x: float,  # a number\n         *", "halves.py:4: the signature of half holds a comment"),
     ("    return x / 2 ** times", "    x = 1\n" * 31, "halves.py:4: half has a body of 31 lines"),
 ])
 def test_a_break_of_style_is_found(old, new, problem):
