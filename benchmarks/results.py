@@ -17,7 +17,7 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 KEPT, SHOWN = HERE / "results.json", HERE / "RESULTS.md"
-NOT_RUN = ("peers.py",)  # needs the extra `bench`
+NOT_RUN = ("peers.py",)  # needs the extra `bench`, and comes with a page of its own
 HEAD = """# Results
 
 Written by `make bench`. Most figures are ratios: 1 is as much as what it is compared with. A figure in **bold** is more than it was to be at most.

@@ -64,7 +64,7 @@ def test_sample_inputs(op, dtype):
     for sample in op.sample_inputs(torch.get_default_device(), dtype, requires_grad=True):
         verdicts[assert_same(ours, theirs, sample.input, *sample.args, **sample.kwargs)] += 1
     assert verdicts["close"] + verdicts["nearer"] == verdicts.total() > 0
-    assert dtype in (torch.float16, torch.bfloat16) or not verdicts["nearer"]
+    assert dtype in (torch.float16, torch.bfloat16) or not verdicts["nearer"] or torch.get_default_device().type != "cpu"
     COUNTS.update(verdicts)
 
 

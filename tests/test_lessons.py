@@ -138,6 +138,8 @@ make_readme, make_start = tool("make_readme"), tool("make_start")
 def test_the_readme_is_made_from_the_index():
     stored = (ROOT / "README.md").read_text(encoding="utf-8")
     assert make_readme.readme(ROOT / "nbs/index.ipynb") == stored, "run python nbs/tools/make_readme.py"
+    assert make_readme.picture(ROOT / "nbs/index.ipynb") == (ROOT / "front.png").read_bytes()
+    assert len(stored.split()) <= 1100
 
 
 def test_the_readme_follows_its_notebook(tmp_path):
@@ -147,11 +149,14 @@ def test_the_readme_follows_its_notebook(tmp_path):
         nbformat.v4.new_code_cell("print(6 * 7)", outputs=[nbformat.v4.new_output("stream", text="42\n")]),
         nbformat.v4.new_code_cell("#| echo: false\ntable()", outputs=[
             nbformat.v4.new_output("display_data", data={"text/markdown": "| a | b |\n|---|---|"})]),
+        nbformat.v4.new_code_cell("#| echo: false\n#| alt: A digit.\ndraw()", outputs=[
+            nbformat.v4.new_output("display_data", data={"image/png": "aGVsbG8=", "text/plain": "<Figure>"})]),
     ])
     nbformat.write(index, tmp_path / "index.ipynb")
     text = make_readme.readme(tmp_path / "index.ipynb")
     assert "[one](nbs/00_testing.ipynb), [the license](LICENSE) and [a page](https://pytorch.org)" in text
     assert "```python\nprint(6 * 7)\n```\n\n    42\n" in text and "| a | b |" in text
+    assert "![A digit.](front.png)" in text and make_readme.picture(tmp_path / "index.ipynb") == b"hello"
     assert "x = 1" not in text and "table()" not in text
 
 

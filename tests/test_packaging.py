@@ -22,7 +22,7 @@ import minitorch_train as mt
 
 ROOT = Path(__file__).resolve().parents[1]
 START = ROOT / "nbs" / "machinery" / "00_start_here.ipynb"
-SOURCES = ["settings.ini", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "Makefile", "constraints.txt", "mnist.pkl.gz",
+SOURCES = ["settings.ini", "setup.py", "MANIFEST.in", "README.md", "CONTRIBUTING.md", "front.png", "LICENSE", "Makefile", "constraints.txt", "mnist.pkl.gz",
            "minitorch_train", "nbs", "tests", "benchmarks"]
 
 

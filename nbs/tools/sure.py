@@ -1,4 +1,4 @@
-"""What the limit costs below which `minitorch-train predict` says "not sure": `python benchmarks/sure.py DIR`, with a run of `train --recipe fast` in DIR.
+"""What the limit costs below which `minitorch-train predict` says "not sure": `python nbs/tools/sure.py DIR`, with a run of `train --recipe fast` in DIR.
 
 It weighs digits, the first 500 of the validation set and 250 drawn ones, against pictures that are none. None of the drawn ones is a
 picture of the tests. For each limit it prints the share of digits that are not answered, of digits answered wrongly, and of the others
@@ -16,7 +16,7 @@ from PIL import Image
 import minitorch_train as mt
 from minitorch_train.pictures import read_digit
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 import drawn_digits  # noqa: E402
 
 NONE = -1  # what a picture shows that shows no digit
