@@ -16,6 +16,7 @@ import sys
 import tempfile
 from importlib.resources import files
 from importlib.util import find_spec
+from itertools import count, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -32,9 +33,7 @@ if TYPE_CHECKING:  # imported where it is needed: torch is slow to load, and run
     from minitorch_train.running import LessonRun
 
 # %% ../nbs/machinery/command_line.ipynb #04e83cdd
-def _fail(
-    message: str,  # what is wrong, and what to do about it
-) -> NoReturn:
+def _fail(message: str) -> NoReturn:
     """Print an error and end the command with status 1."""
     typer.echo(message, err=True)
     raise typer.Exit(1)
@@ -56,10 +55,7 @@ def _lessons() -> list[Path]:
     return sorted(named) or _fail(f"There are no lessons in {folder}.")
 
 # %% ../nbs/machinery/command_line.ipynb #ce289611
-def _report(
-    name: str,         # the lesson
-    run: "LessonRun",  # a run that stopped early
-) -> str:              # several lines
+def _report(name: str, run: "LessonRun") -> str:
     """The cell that a lesson stopped in, where in the cell, and why."""
     failure = run.failure
     own = re.findall(rf"Cell In\[{failure.prompt}\], line (\d+)", "\n".join(failure.places))
@@ -70,10 +66,7 @@ def _report(
     return "\n".join([typer.style(title, fg="red"), "", *source, "", *why, ""])
 
 # %% ../nbs/machinery/command_line.ipynb #e8442de9
-def _run_with_progress(
-    path: Path,  # the lesson
-    label: str,  # what to call it
-) -> "LessonRun":
+def _run_with_progress(path: Path, label: str) -> "LessonRun":
     """Run a lesson, with a progress bar in a terminal and a line of text elsewhere."""
     from minitorch_train.running import run_lesson
 
@@ -86,9 +79,7 @@ def _run_with_progress(
         return run_lesson(path, on_cell=bar.update)
 
 
-def _table(
-    rows: list[tuple[str, str, str, str]],  # lesson, cells, seconds and result; the first row is the head
-) -> str:                                   # a line for each
+def _table(rows: list[tuple[str, str, str, str]]) -> str:
     """The rows in columns."""
     width = max(len(name) for name, *_ in rows)
     lines = [f"{name:{width}}  {cells:>5}  {seconds:>7}  {result}" for name, cells, seconds, result in rows]
@@ -101,9 +92,7 @@ _lessons_app = typer.Typer(**_plain, help="Run the lessons, or copy them into a 
 app.add_typer(_lessons_app, name="lessons")
 
 
-def _show_version(
-    wanted: bool,  # was `--version` given?
-) -> None:
+def _show_version(wanted: bool) -> None:
     """Print the version and stop, if it was asked for."""
     if wanted:
         typer.echo(f"minitorch-train {__version__}")
@@ -121,9 +110,7 @@ def _main(
         context.color = False
 
 # %% ../nbs/machinery/command_line.ipynb #54ba7817
-def _chosen(
-    names: list[str],  # numbers or names of lessons; empty for all
-) -> list[Path]:       # the lessons, in their order
+def _chosen(names: list[str]) -> list[Path]:
     """The lessons that are called by their number, as in `03`, or by their name."""
     calls = {path: (path.stem, path.stem[:2], str(int(path.stem[:2]))) for path in _lessons()}
     for name in names:
@@ -164,10 +151,29 @@ def _run_lessons(
     raise typer.Exit(any(result != "passed" for *_, result in rows[1:]))
 
 # %% ../nbs/machinery/command_line.ipynb #f76aeb6d
-def _place(
-    copies: dict[Path, Path],  # target → source
-    folder: Path,              # where the targets are; created when it is not there
-) -> None:
+def _answers(notebook: dict) -> dict[str, dict]:
+    """The cell with the answer to each exercise: the one before its check."""
+    pairs = [(re.match(r'check\("(\d\d\.\d)"', "".join(cell["source"])), before) for before, cell in pairwise(notebook["cells"])]
+    return {asked[1]: before for asked, before in pairs if asked and before["cell_type"] == "code"}
+
+
+def _refresh(mine: Path, source: Path) -> Path:
+    """Put a lesson in the place of an older copy, with the answers that stand there; returns where the older copy is now."""
+    from minitorch_train.states import write_whole
+
+    lesson, old = (json.loads(path.read_text(encoding="utf-8")) for path in (source, mine))
+    kept = _answers(old)
+    for id, cell in _answers(lesson).items():
+        if id in kept and kept[id]["source"] != cell["source"]:
+            cell["source"] = kept[id]["source"]
+    names = (mine.with_name(f"{mine.stem}-before{number or ''}.ipynb") for number in count())
+    before = next(name for name in names if not name.exists())
+    shutil.copyfile(mine, before)
+    write_whole(mine, (json.dumps(lesson, indent=1, ensure_ascii=False) + "\n").encode())
+    return before
+
+
+def _place(copies: dict[Path, Path], folder: Path) -> None:
     """Copy files into a folder: first under another name, then renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".copying-") as parts:
@@ -182,11 +188,22 @@ def _copy_lessons(
     folder: Annotated[Path, typer.Argument(
         metavar="FOLDER", file_okay=False, help="Where to put them; created when it is not there.", show_default=False)],
     force: Annotated[bool, typer.Option("--force", help="Overwrite files of the same names.")] = False,
+    refresh: Annotated[str | None, typer.Option(
+        metavar="LESSON", help="Bring this one up to date, and keep the answers in it.", show_default=False)] = None,
 ) -> None:
     """Put the lessons, a page that says where to begin and the digits into FOLDER, to open and to change.
 
     When FOLDER has files of the same names that differ, they are listed and nothing is copied, unless you add --force.
+    With --refresh 03, lesson 03 there is replaced by today's, with your answers in it; the old one stays under another name.
     """
+    if refresh is not None:
+        [source] = _chosen([refresh])
+        try:
+            before = _refresh(folder / source.name, source)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            _fail(f"{folder / source.name} cannot be refreshed: {error}")
+        typer.echo(f"{source.name} is today's, with your answers. The old one is {before.name}.")
+        return
     _, start, digits = _sources()
     targets = {folder / path.name: path for path in (start, *_lessons(), digits)}
     try:
@@ -271,15 +288,18 @@ _RANGES = {"epochs": (1, 10_000), "lr": (1e-6, 1000), "bs": (1, 50_000), "hidden
 
 
 class _Loss:
-    """The cross-entropy of a run, whose state is the settings of the run."""
+    """The cross-entropy of a run, whose state is the settings of the run. Smoothing is for learning: judged, it is left out."""
 
     def __init__(self, settings: dict):
         self.settings = settings
 
     def __call__(self, logits: "Tensor", target: "Tensor") -> "Tensor":
+        import torch
+
         from minitorch_train import cross_entropy
 
-        return cross_entropy(logits, target, label_smoothing=self.settings["smoothing"])
+        learning = torch.is_grad_enabled()
+        return cross_entropy(logits, target, label_smoothing=self.settings["smoothing"] if learning else 0.0)
 
     def state_dict(self) -> dict:
         return self.settings
@@ -289,7 +309,7 @@ class _Loss:
 
 
 def _settings(given: dict, path: Path | None, resume: bool) -> dict:
-    """The settings of a run: those of its checkpoint when it goes on, else the recipe's and the `given` ones."""
+    """The settings of a run: those of its checkpoint when it goes on, perhaps for more epochs, else the recipe's and the `given` ones."""
     from minitorch_train.checkpoints import load_checkpoint
 
     recipe = given.get("recipe", "plain")
@@ -307,6 +327,7 @@ def _settings(given: dict, path: Path | None, resume: bool) -> dict:
         raise ValueError(f"{error}. {remedy}") from error
     if not isinstance(kept, dict) or {n: type(v) for n, v in kept.items()} != {n: type(v) for n, v in settings.items()}:
         raise ValueError(f"{path} has no settings of `train`: another program or another version wrote it. {remedy}")
+    kept["epochs"] = max(kept["epochs"], given.get("epochs", 0))  # more of them is the one thing that can be asked for
     other = [f"--{name} {value}, but the run there has {kept[name]}" for name, value in given.items() if kept[name] != value]
     if other:
         raise ValueError(f"--resume goes on with the run in {path.parent}. Leave out " + "; ".join(other))
@@ -373,7 +394,9 @@ def _write_outputs(history: "History", plot: Path | None, json_file: Path | None
         from minitorch_train.states import write_whole
 
         picture = io.BytesIO()
-        history.plot().savefig(picture, format=plot.suffix[1:].lower())
+        figure = history.plot()
+        figure.set_size_inches(12, 6.75)  # 1,920 by 1,080 pixels: a slide
+        figure.savefig(picture, format=plot.suffix[1:].lower(), dpi=160)
         write_whole(plot, picture.getvalue())
 
     wanted = {f"--json {json_file}": json_file and (lambda: history.save(json_file)), f"--plot {plot}": plot and draw}
@@ -403,7 +426,7 @@ def _train_digits(
         help="The same seed gives the same network, from -9223372036854775808 to 18446744073709551615.", show_default="0")] = None,
     checkpoint: Annotated[Path | None, typer.Option(
         metavar="DIR", file_okay=False, help="Keep the run in this folder.", show_default=False)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --checkpoint, if there is one.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --checkpoint, if there is one; with more --epochs, for longer.")] = False,
     plot: Annotated[Path | None, typer.Option(
         metavar="FILE", dir_okay=False, help="Draw the losses into a .png, .pdf or .svg.", show_default=False)] = None,
     json_file: Annotated[Path | None, typer.Option(

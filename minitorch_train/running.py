@@ -52,12 +52,7 @@ class LessonRun:
         return "".join(output.text for cell in marked for output in cell.outputs if output.output_type == "stream")
 
 # %% ../nbs/machinery/running.ipynb #16bc5338
-def _failure(
-    notebook: NotebookNode,  # as far as it got
-    index: int,              # the cell that it stopped in, from 0
-    error: Exception,        # what `nbclient` raised
-    limit: int,              # seconds that a cell may take
-) -> Failure:                # the same, in words
+def _failure(notebook: NotebookNode, index: int, error: Exception, limit: int) -> Failure:
     """What went wrong in a cell: an error in its code, too long a time, or a dead kernel."""
     cell, places = notebook.cells[index], []
     if isinstance(error, CellTimeoutError):
@@ -73,10 +68,7 @@ def _failure(
     return Failure(index + 1, prompt, cell.source, message, places)
 
 # %% ../nbs/machinery/running.ipynb #1c88f152
-def _load(
-    path: Path,   # the notebook
-    limit: int,   # seconds that one cell may take
-) -> tuple[NotebookNode, NotebookClient]:
+def _load(path: Path, limit: int) -> tuple[NotebookNode, NotebookClient]:
     """A notebook without its stored outputs, and what runs its cells."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
@@ -88,11 +80,7 @@ def _load(
                                     record_timing=False, extra_arguments=quiet)
 
 
-def run_lesson(
-    path: str | Path,  # the notebook; it is read, never written
-    on_cell: Callable[[], object] | None = None,  # called after each cell, Markdown cells too
-    limit: int = 300,  # seconds that one cell may take
-) -> LessonRun:  # the executed notebook, its time, and its failure if it has one
+def run_lesson(path: str | Path, on_cell: Callable[[], object] | None = None, limit: int = 300) -> LessonRun:
     """Run a notebook top to bottom in a kernel of its own, in the notebook's folder, until its end or the first failure.
 
     A cell that raises, takes longer than `limit`, or kills its kernel ends the run; the result says so, nothing is raised.

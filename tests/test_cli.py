@@ -312,6 +312,43 @@ def test_copy_says_what_the_system_refuses_and_leaves_nothing_half_done(two, tmp
     assert contents(folder) == {"00_one.ipynb": b"mine"} and len(list(folder.iterdir())) == 1
 
 
+def lesson_with(*cells):
+    """A notebook of code cells, and a check after each answer."""
+    return json.dumps({"cells": [{"cell_type": "code", "source": source, "outputs": [], "metadata": {}, "execution_count": None} for source in cells],
+                       "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+
+
+def sources(path):
+    return ["".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+
+
+def test_a_lesson_is_refreshed_and_the_answers_stay(two, lessons, tmp_path):
+    folder = tmp_path / "course"
+    run("lessons", "copy", folder)
+    mine = folder / "01_two.ipynb"
+    mine.write_text(lesson_with("print('old')", "a = 1", 'check("01.1", a)', "my own cell", "b = ...", 'check("01.2", b)', "c = 3", 'check("01.9", c)'))
+    (lessons / "01_two.ipynb").write_text(lesson_with("print('new')", "a = ...", 'check("01.1", a)', "b = ...", 'check("01.2", b)', "d = ...", 'check("01.3", d)'))
+    old = mine.read_bytes()
+    result = run("lessons", "copy", folder, "--refresh", "1")
+    assert result.exit_code == 0 and result.stdout == "01_two.ipynb is today's, with your answers. The old one is 01_two-before.ipynb.\n"
+    assert sources(mine) == ["print('new')", "a = 1", 'check("01.1", a)', "b = ...", 'check("01.2", b)', "d = ...", 'check("01.3", d)']
+    assert (folder / "01_two-before.ipynb").read_bytes() == old
+    again = run("lessons", "copy", folder, "--refresh", "01_two")
+    assert "01_two-before1.ipynb" in again.stdout and (folder / "01_two-before.ipynb").read_bytes() == old and "a = 1" in sources(mine)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b"{}", b"\xff", b'{"cells": [1, 2]}'])
+def test_what_cannot_be_refreshed_is_left(two, lessons, tmp_path, content):
+    (lessons / "01_two.ipynb").write_text(lesson_with("a = ...", 'check("01.1", a)'))
+    mine = tmp_path / "01_two.ipynb"
+    if content is not None:
+        mine.write_bytes(content)
+    result = run("lessons", "copy", tmp_path, "--refresh", "01")
+    assert result.exit_code == 1 and f"{mine} cannot be refreshed: " in result.stderr
+    assert [path.name for path in tmp_path.glob("01*")] == (["01_two.ipynb"] if content is not None else []) and (content is None or mine.read_bytes() == content)
+    assert run("lessons", "copy", tmp_path, "--refresh", "99").exit_code == 2
+
+
 def test_a_copy_of_the_real_lessons_runs(tmp_path):
     result = run("lessons", "copy", tmp_path)
     names = sorted(path.name for path in NBS.glob("[0-9][0-9]_*[!0-9].ipynb"))

@@ -9,9 +9,10 @@ import threading
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
-from minitorch_train import cli, fitting
+from minitorch_train import checkpoints, cli, fitting
 
 SMALL = ["--epochs", "2", "--bs", "500", "--hidden", "10"]
 
@@ -57,14 +58,14 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(trained, tmp_path, si
                 child.send_signal(signal_sent)
                 break
         said = child.communicate(timeout=60)
-    stopped = fitting.load_checkpoint(tmp_path / "run.safetensors")["place"]
+    stopped = checkpoints.load_checkpoint(tmp_path / "run.safetensors")["place"]
     assert stopped[0] == 1 and child.returncode == (130 if signal_sent == signal.SIGINT else -9), said
     if signal_sent == signal.SIGINT:
         assert f"--checkpoint {tmp_path} --resume goes on" in said[1] and "Traceback" not in said[1]
     with start("train", "--checkpoint", tmp_path, "--resume") as child:  # the settings are kept
         out = child.communicate(timeout=60)[0]
     assert child.returncode == 0 and out.splitlines()[-1] == trained[1].stdout.splitlines()[-1]
-    a, b = (fitting.load_checkpoint(path / "run.safetensors") for path in (tmp_path, trained[0] / "run"))
+    a, b = (checkpoints.load_checkpoint(path / "run.safetensors") for path in (tmp_path, trained[0] / "run"))
     assert all(torch.equal(a["model"][name], b["model"][name]) for name in b["model"]) and torch.equal(a["losses"], b["losses"])
 
 
@@ -76,6 +77,32 @@ def test_a_run_that_is_there_is_not_trained_over(trained):
     other = run("train", "--hidden", 11, "--checkpoint", folder, "--resume")
     assert other.exit_code == 1 and "--hidden 11, but the run there has 10" in other.stderr
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_finished_run_can_be_extended(tmp_path):
+    small = ["--bs", 5000, "--hidden", 5, "--checkpoint", tmp_path]
+    run("train", "--epochs", 1, *small)
+    longer = run("train", "--epochs", 3, "--resume", "--checkpoint", tmp_path)
+    assert longer.exit_code == 0 and [line.split()[0] for line in longer.stdout.splitlines()[1:-1]] == ["epoch", "2", "3"]
+    kept = checkpoints.load_checkpoint(tmp_path / "run.safetensors")
+    assert kept["place"][0] == 3 and kept["loss_func"]["epochs"] == 3 and len(kept["losses"]) == 30
+    shorter = run("train", "--epochs", 2, "--resume", "--checkpoint", tmp_path)
+    assert shorter.exit_code == 1 and "--epochs 2, but the run there has 3" in shorter.stderr
+
+
+def test_label_smoothing_is_for_learning_alone():
+    logits, target = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
+    loss = cli._Loss({"smoothing": 0.1})
+    with torch.no_grad():
+        judged = loss(logits, target)
+    assert judged == torch.nn.functional.cross_entropy(logits, target)
+    assert loss(logits, target) == torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.1)
+
+
+def test_the_plot_fills_a_slide(tmp_path):
+    run("train", "--epochs", 1, "--bs", 5000, "--hidden", 1, "--plot", tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (1920, 1080)
 
 
 @pytest.mark.parametrize("arguments, part", [
@@ -111,7 +138,7 @@ def test_the_ends_of_the_seeds_are_taken(seed):
 def test_settings_and_weights_are_in_one_file(trained):
     folder = trained[0] / "run"
     assert [path.name for path in folder.iterdir()] == ["run.safetensors"]
-    kept = fitting.load_checkpoint(folder / "run.safetensors")["loss_func"]
+    kept = checkpoints.load_checkpoint(folder / "run.safetensors")["loss_func"]
     assert (kept["epochs"], kept["bs"], kept["hidden"], kept["seed"], kept["recipe"]) == (2, 500, 10, 0, "plain")
 
 
@@ -127,7 +154,7 @@ def test_what_an_old_settings_file_says_does_not_matter(tmp_path, text):
                                    {"loss_func": {"recipe": "plain", "seed": 0, **cli._RECIPES["plain"], "epochs": "2"}}])
 def test_a_checkpoint_without_settings_is_named_and_the_remedy_works(tmp_path, state):
     path = tmp_path / "run.safetensors"
-    path.write_bytes(b"damaged") if state is None else fitting.save_checkpoint(state, path)
+    path.write_bytes(b"damaged") if state is None else checkpoints.save_checkpoint(state, path)
     before = path.read_bytes()
     small = ["train", "--epochs", 1, "--bs", 5000, "--hidden", 1, "--checkpoint", tmp_path]
     result = run(*small, "--resume")

@@ -35,10 +35,7 @@ from ..states import write_whole
 from .results import Raised, agree, relation, settled
 
 # %% ../../nbs/exercises/engine.ipynb #fb9e0861
-def call(
-    answer: Callable,  # a function
-    *case: object,     # its arguments
-) -> object:           # what it returns
+def call(answer: Callable, *case: object) -> object:
     """What a function returns for a case: the usual way to look at an answer."""
     return answer(*case)
 
@@ -49,16 +46,12 @@ def kept(answer: Callable, *case: object) -> dict | None:
     return None if result is None else {"the result": result, "the arguments afterwards": case}
 
 
-def value(
-    answer: object,  # a number, a shape, a word
-) -> object:         # the same
+def value(answer: object) -> object:
     """The answer itself: the way to look at one that is not a function."""
     return answer
 
 
-def nothing(
-    *case: object,  # any arguments
-) -> None:
+def nothing(*case: object) -> None:
     """What a stub computes before anything is written into it."""
 
 # %% ../../nbs/exercises/engine.ipynb #b36ca3c9
@@ -93,9 +86,7 @@ class Exercise:
     forbidden: tuple = ()     # names of functions of this package and of PyTorch that the statement rules out
 
 # %% ../../nbs/exercises/engine.ipynb #4d7af610
-def _exercises(
-    lesson: str,  # two digits
-) -> dict[str, Exercise]:  # by their ids
+def _exercises(lesson: str) -> dict[str, Exercise]:
     """The exercises of one lesson; none, when there is no such lesson."""
     try:
         module = importlib.import_module(f"minitorch_train.exercises.lesson_{lesson}")
@@ -150,11 +141,7 @@ def _first_yield(answer: Callable) -> Callable:
     return lambda *arguments, **options: next(answer(*arguments, **options))
 
 
-def _outcome(
-    exercise: Exercise,
-    answer: object,  # a function or a value
-    case: tuple,     # arguments
-) -> object:         # what `observe` returns, or a `Raised`
+def _outcome(exercise: Exercise, answer: object, case: tuple) -> object:
     """What an answer does on one case."""
     torch.default_generator.manual_seed(0)  # a hundred times as fast as `torch.manual_seed`, which asks for devices
     try:
@@ -192,18 +179,13 @@ def _again(frame: object, event: str, argument: object) -> Callable | None:
     return None if event == "call" else _again  # what is called from now on is the clearing up
 
 
-def _ring(
-    signum: int,    # which signal
-    frame: object,  # where it came
-) -> None:
+def _ring(signum: int, frame: object) -> None:
     """Stop what is running."""
     raise _RanAway
 
 
 @contextmanager
-def _time_limit(
-    seconds: float,  # how long the block may take
-) -> Iterator[None]:
+def _time_limit(seconds: float) -> Iterator[None]:
     """Raise `_RanAway` in a block that takes longer."""
     traced = sys.gettrace()
     if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
@@ -256,9 +238,7 @@ def _shown(x: object) -> str:
     return getattr(x, "__name__", None) or textwrap.shorten(repr(x), 100)
 
 
-def _show(
-    x: object,  # an argument or a result
-) -> str:
+def _show(x: object) -> str:
     """A value as one reads it: tensors as nested lists of six digits, large ones by their shape."""
     try:
         return _shown(x)
@@ -266,9 +246,7 @@ def _show(
         return f"a {type(x).__name__}"
 
 
-def _name(
-    answer: object,  # a function or a value
-) -> str:
+def _name(answer: object) -> str:
     """What the learner calls the answer."""
     while hasattr(answer, "func"):  # a partial
         answer = answer.func
@@ -281,10 +259,7 @@ def _signature(function: Callable) -> str:
     return f"({', '.join(inspect.signature(function).parameters)})"
 
 
-def _comparison(
-    came: object,    # the result of an answer
-    wanted: object,  # the result of the reference
-) -> list[str]:      # a line for each
+def _comparison(came: object, wanted: object) -> list[str]:
     """What came and what was wanted, where they differ first."""
     if isinstance(wanted, dict) and isinstance(came, dict) and came.keys() == wanted.keys():
         key = next(key for key in wanted if not agree(came[key], wanted[key]))
@@ -301,9 +276,7 @@ def _comparison(
     return lines
 
 # %% ../../nbs/exercises/engine.ipynb #123a5e58
-def _own_line(
-    error: BaseException,  # raised by an answer
-) -> str:                  # empty when no line of the learner's had a part in it
+def _own_line(error: BaseException) -> str:
     """The learner's line that an error came from, and its text."""
     others = [str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<frozen"]
     frames = [frame for frame in traceback.extract_tb(error.__traceback__)
@@ -347,12 +320,7 @@ def _named(exercise: Exercise, outcomes: list, wanted: list) -> Mistake | None:
     return None
 
 
-def _explain(
-    exercise: Exercise,
-    answer: object,   # a wrong answer
-    outcomes: list,   # what it does on each case
-    wanted: list,     # what the reference does
-) -> Verdict:
+def _explain(exercise: Exercise, answer: object, outcomes: list, wanted: list) -> Verdict:
     """The first case that an answer gets wrong, and the mistake if it has a name."""
     first = next(i for i, pair in enumerate(zip(outcomes, wanted)) if not agree(*pair))
     came, asked, case = outcomes[first], wanted[first], exercise.cases[first]
@@ -371,12 +339,7 @@ def _explain(
     return Verdict(status, [f"{exercise.id} {title}", *("  " + line for line in lines if line)], _named(exercise, outcomes, wanted))
 
 
-def _untouched(
-    exercise: Exercise,
-    answer: object,    # a function that does what the given one does
-    outcomes: list,    # what it does on each case
-    wanted: list,      # what the reference does
-) -> Verdict:
+def _untouched(exercise: Exercise, answer: object, outcomes: list, wanted: list) -> Verdict:
     """The stub as it stands in the lesson, or the version that is to be repaired."""
     if exercise.given is nothing:
         nothing_yet = "returns nothing" if exercise.observe in (call, kept) else "does nothing"
@@ -468,10 +431,7 @@ def _run(exercise: Exercise, answer: object, seen: object) -> tuple[list, bool] 
 
 
 @torch.random.fork_rng(devices=[])  # the random numbers of the reader's notebook stay where they are
-def judge(
-    exercise: Exercise,  # what is asked
-    answer: object,      # a function or a value; `...` or None when there is none yet
-) -> Verdict:            # what came of it
+def judge(exercise: Exercise, answer: object) -> Verdict:
     """Run an answer on the cases of its exercise and say what came of it. Nothing is recorded."""
     if verdict := _no_answer(exercise, answer):
         return verdict
@@ -511,9 +471,7 @@ def progress_file() -> Path:
     raise OSError("there is no home folder; the environment variable MINITORCH_PROGRESS can name a file")
 
 
-def read_progress(
-    path: Path | None = None,  # a file of progress; without it, the user's
-) -> dict[str, dict]:          # by exercise
+def read_progress(path: Path | None = None) -> dict[str, dict]:
     """What was tried: `status`, `mistake`, `failed` tries since it was last right, dates `tried` and `solved`.
 
     Raises `ValueError` when the file is not one of progress, and `OSError` when it cannot be read.
@@ -556,10 +514,7 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _record(
-    id: str,           # the exercise
-    verdict: Verdict,  # what came of an answer
-) -> int:              # how often it has gone wrong since it was last right
+def _record(id: str, verdict: Verdict) -> int:
     """Keep a verdict."""
     path, today, right = progress_file(), date.today().isoformat(), verdict.status == "solved"
     with _locked(path):
@@ -599,11 +554,7 @@ def _last_hint(exercise: Exercise) -> str:
     return f"{exercise.id} hint: {known}{trouble}"
 
 
-def check(
-    id: str,             # lesson and number, as in `03.2`
-    *answer: object,     # your function or value
-    hint: bool = False,  # say more about the mistake?
-) -> str | None:       # None; what came of it, where nothing can be printed
+def check(id: str, *answer: object, hint: bool = False) -> str | None:
     """Check an answer to an exercise and print what came of it.
 
     A wrong answer is shown the smallest input it is wrong on, what came and what was wanted, and the mistake if it is
@@ -633,9 +584,7 @@ def check(
     return _say("\n".join(lines + trouble))
 
 
-def solution(
-    id: str,  # lesson and number, as in `03.2`
-) -> None:
+def solution(id: str) -> None:
     """Print a worked solution of an exercise and why it is right. Raises `ValueError` for an unknown exercise."""
     exercise = _find(id)
     shown = exercise.solution
