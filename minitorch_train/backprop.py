@@ -10,12 +10,7 @@ import torch
 from torch import Tensor, nn
 
 # %% ../nbs/06_backprop.ipynb #27655519
-def _check(
-    model: nn.Module,  # what is to be trained
-    x: Tensor,         # inputs
-    y: Tensor,         # their classes
-    bs: int,           # rows in a batch
-) -> list[Tensor]:     # the first weight and bias, the last weight and bias
+def _check(model: nn.Module, x: Tensor, y: Tensor, bs: int) -> list[Tensor]:
     """The four parameters of a linear layer, ReLU and a linear layer, once all shapes and types fit."""
     layers = list(getattr(model, "layers", []))
     if [type(layer) for layer in layers] != [nn.Linear, nn.ReLU, nn.Linear]:
@@ -41,19 +36,15 @@ def _check(
 
 # %% ../nbs/06_backprop.ipynb #465584a1
 @torch.no_grad()
-def train_by_hand(
-    model: nn.Module,  # `Model`, or `.layers` that are linear, ReLU and linear; changed in place
-    x: Tensor,         # inputs, `[n, n_in]`
-    y: Tensor,         # their classes, `[n]`, int64
-    epochs: int = 1,   # how often to go through all rows, in order
-    bs: int = 64,      # rows in a batch; the last batch takes what is left
-    lr: float = 0.5,   # learning rate
-) -> list[float]:      # the loss of each batch, before its update
+def train_by_hand(model: nn.Module, x: Tensor, y: Tensor, epochs: int = 1, bs: int = 64,
+                  lr: float = 0.5) -> list[float]:
     """Train with cross-entropy and plain gradient descent, each gradient written out: no autograd.
 
-    Gives what `train(model, cross_entropy, x, y, epochs, bs, lr)` gives, up to rounding. Raises
-    `TypeError` for other layers or one without a bias, `ValueError` for shapes or types that do not fit, an empty `x`
-    or a `bs` below 1, `IndexError` for a class that the model does not have.
+    Gives what `train(model, cross_entropy, x, y, epochs, bs, lr)` gives, up to rounding, and
+    returns the loss of each batch. The model is `Model`, or its `.layers` are linear, ReLU and
+    linear; it is changed in place. `x` is `[n, n_in]`, and `y` holds `n` classes in int64. Raises
+    `TypeError` for other layers or one without a bias, `ValueError` for shapes or types that do not
+    fit, an empty `x` or a `bs` below 1, `IndexError` for a class that the model does not have.
     """
     w1, b1, w2, b2 = _check(model, x, y, bs)
     bs = min(bs, len(x))  # the buffers have bs rows

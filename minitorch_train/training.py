@@ -27,7 +27,7 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
         raise ValueError(f"out should be [n, classes] and yb [n], but they are {shapes}")
     return (out.argmax(dim=1) == yb).float().mean()
 
-# %% ../nbs/05_training_loop.ipynb #3a513056
+# %% ../nbs/05_training_loop.ipynb #faa2ade6
 def _check_layers(model: nn.Module) -> None:
     """Refuse a model in which `train` would not find every weight, or find one that it cannot change."""
     if not hasattr(model, "layers"):
@@ -38,7 +38,7 @@ def _check_layers(model: nn.Module) -> None:
             raise ValueError(f"train changes the weight and the bias of each layer, but of model.layers[{i}], "
                              f"a {type(l).__name__}, it can change {', '.join(found) or 'nothing'}")
 
-
+# %% ../nbs/05_training_loop.ipynb #3a513056
 def train(model: nn.Module, loss_func: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor,
           epochs: int = 1, bs: int = 64, lr: float = 0.5) -> list[float]:
     """Stochastic gradient descent, written out: predict, loss, gradient, update, in order through the rows.
@@ -66,8 +66,7 @@ def train(model: nn.Module, loss_func: Callable[[Tensor, Tensor], Tensor], x: Te
         with torch.no_grad():
             for l in model.layers:
                 if hasattr(l, "weight"):
-                    l.weight -= l.weight.grad * lr
-                    l.bias -= l.bias.grad * lr
-                    l.weight.grad.zero_()
-                    l.bias.grad.zero_()
+                    for p in (l.weight, l.bias):
+                        p -= p.grad * lr
+                        p.grad.zero_()
     return losses
