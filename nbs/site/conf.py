@@ -1,0 +1,34 @@
+"""How the pages are built: Sphinx, the notebooks with their stored outputs, formulas as MathML, nothing from elsewhere."""
+
+import importlib.metadata
+
+from docutils import nodes
+from latex2mathml.converter import convert
+
+project, author = "minitorch_train", "The minitorch_train authors"
+copyright = "2026 onwards, the minitorch_train authors"
+release = importlib.metadata.version("minitorch_train")
+extensions = ["myst_nb"]
+nb_execution_mode = "off"
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+html_theme = "sphinx_book_theme"
+html_title = project
+html_static_path = ["_static"]
+html_css_files = ["page.css"]
+html_math_renderer = "mathml"
+html_show_sourcelink = html_copy_source = False
+html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "show_toc_level": 2, "navigation_with_keys": True}
+exclude_patterns = ["_build", "jupyter_execute"]
+
+
+def formula(display):
+    """What writes a formula into the page: the browser draws MathML itself."""
+    def visit(translator, node):
+        translator.body.append(convert(node.astext(), display="block" if display else "inline"))
+        raise nodes.SkipNode
+    return visit, None
+
+
+def setup(app):
+    app.add_html_math_renderer("mathml", inline_renderers=formula(False), block_renderers=formula(True))

@@ -1,0 +1,111 @@
+"""Build the pages from the notebooks as they are, nothing executed: `python nbs/site/make_site.py`, or `make site`.
+
+The front page is _docs/html/index.html. It needs no server and no network. What the pages are made of is put together in
+_docs/source first: the lessons without their `#|` lines, each picture's description behind it, and worked solutions folded.
+"""
+
+import contextlib
+import importlib
+import inspect
+import io
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_markdown_cell
+from sphinx.cmd.build import build_main
+
+import minitorch_train as mt
+from minitorch_train.exercises import solution
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+SOURCE, HTML = ROOT / "_docs" / "source", ROOT / "_docs" / "html"
+PARTS = {"From digits to a trained network": range(6), "A loop worth keeping": range(6, 13), "Large and fast": range(13, 99)}
+SHIPS = "## The version that ships"
+FIGURE = re.compile(r"\n*<details><summary>The figure in words</summary>\n\n(.+?)\n\n</details>\s*$|\n*\*Figure: (.+?)\*\s*$", re.DOTALL)
+
+
+def folded(summary: str, text: str) -> str:
+    """Text that is there when it is asked for."""
+    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
+
+
+def worked(exercise: str) -> str:
+    """The worked solution of an exercise, as it is printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        solution(exercise)
+    return folded("A worked solution", f"```python\n{said.getvalue().strip()}\n```")
+
+
+def lesson_page(path: Path) -> nbformat.NotebookNode:
+    """A lesson as a page of the site."""
+    notebook, cells, alt = nbformat.read(path, as_version=4), [], ""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.source = re.sub(r"(?m)^#\|.*\n?", "", cell.source).strip("\n")
+            if alt:
+                cell.metadata["mystnb"] = {"image": {"alt": alt}}
+            alt = ""
+        elif found := FIGURE.search(cell.source):
+            alt = " ".join((found[1] or found[2]).split())
+            cell.source = cell.source[: found.start()]
+        cell.source = cell.source.replace("](../benchmarks/RESULTS.md)", "](../results.md)")
+        if cell.source or cell.get("outputs"):
+            cells.append(cell)
+        if asked := re.match(r'check\("(\d\d\.\d)"', cell.source):
+            cells.append(new_markdown_cell(worked(asked[1])))
+        if cell.source.startswith(SHIPS):
+            cells.append(new_markdown_cell("<details><summary>Show it</summary>"))
+    if any(cell.source.startswith(SHIPS) for cell in cells):
+        cells.append(new_markdown_cell("</details>"))
+    link = f'<a class="notebook" href="../_static/notebooks/{path.name}" download>This lesson as a notebook</a>'
+    notebook.cells = [cells[0], new_markdown_cell(link), *cells[1:]]
+    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}, "language_info": {"name": "python"}}
+    return notebook
+
+
+def api_page() -> str:
+    """The public names of each module, with signature and docstring."""
+    text = ["# The package", "`import minitorch_train as mt` has every name below; `import minitorch_train.functional as F` stands in for `torch.nn.functional`."]
+    for module in map(importlib.import_module, (f"minitorch_train.{name}" for name in mt._MODULES)):
+        text += [f"## `{module.__name__}`", inspect.getdoc(module) or ""]
+        for name in module.__all__:
+            value = getattr(module, name)
+            text += [f"### `{name}`", f"```python\n{name}{inspect.signature(value)}\n```", inspect.getdoc(value) or ""]
+    return "\n\n".join(text) + "\n"
+
+
+def lists(lessons: list[Path]) -> str:
+    """The three parts of the course, each with its lessons in order."""
+    parts = []
+    for title, numbers in PARTS.items():
+        names = [f"lessons/{path.stem}" for path in lessons if int(path.name[:2]) in numbers]
+        parts.append("\n".join(["```{toctree}", f":caption: {title}", ":maxdepth: 1", "", *names, "```"]))
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    """Put the sources together, then let Sphinx write the pages; a warning is an error."""
+    shutil.rmtree(SOURCE.parent, ignore_errors=True)
+    lessons = sorted(path for path in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb") if re.fullmatch(r"\d\d_\w+", path.stem))
+    for folder in ("lessons", "_static/notebooks"):
+        (SOURCE / folder).mkdir(parents=True)
+    for path in lessons:
+        nbformat.write(lesson_page(path), SOURCE / "lessons" / path.name)
+        shutil.copy(path, SOURCE / "_static" / "notebooks")
+    for path in (ROOT / "front.png", HERE / "page.css"):
+        shutil.copy(path, SOURCE / "_static")
+    for path in (HERE / "conf.py", HERE / "teaching.md"):
+        shutil.copy(path, SOURCE)
+    (SOURCE / "index.md").write_text((HERE / "index.md").read_text(encoding="utf-8").replace("{lessons}", lists(lessons)), encoding="utf-8")
+    (SOURCE / "package.md").write_text(api_page(), encoding="utf-8")
+    shutil.copy(ROOT / "benchmarks" / "RESULTS.md", SOURCE / "results.md")
+    if build_main(["-W", "--keep-going", "-q", "-b", "html", "-d", str(SOURCE.parent / "doctrees"), str(SOURCE), str(HTML)]):
+        raise SystemExit("the pages have warnings")
+    print(HTML / "index.html")
+
+
+if __name__ == "__main__":
+    main()
