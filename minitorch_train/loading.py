@@ -6,12 +6,14 @@
 __all__ = ['Dataset', 'Sampler', 'collate', 'DataLoader', 'get_dls']
 
 # %% ../nbs/09_data_loading.ipynb #75662099
+import torch
+
+# %% ../nbs/09_data_loading.ipynb #2b37f38a
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 # %% ../nbs/09_data_loading.ipynb #6863ec57
@@ -66,28 +68,19 @@ class Dataset:
             wrong, last = i[(i < 0) | (i >= len(self))][0], len(self) - 1
             raise IndexError(f"i holds row {wrong}, but the rows are 0 to {last}") from error
 
-# %% ../nbs/09_data_loading.ipynb #0654c4a6
+# %% ../nbs/09_data_loading.ipynb #7c3942ff
 class Sampler:
     """Batches of row numbers: slices in order, or pieces of a new permutation for each pass.
 
-    A pass, `iter(sampler)`, yields `len(sampler)` batches of `bs` row numbers. The last one has
-    what is left, or is left out with `drop_last`. In order a batch is a slice; shuffled it is a
-    one-dimensional tensor of int64. Either one indexes a `Dataset`. The permutation is drawn
-    when the pass begins, from `generator`, or from torch's global one when that is `None`;
-    later nothing is drawn.
-
-    Raises `TypeError` for a `ds` without a length, a `bs` that is not an int, or a `generator`
-    that is something else, such as a seed; `ValueError` for a `bs` below 1.
+    A pass, `iter(sampler)`, yields `len(sampler)` batches of `bs` rows: slices, or shuffled
+    one-dimensional tensors of int64. The last one has what is left, or is left out with
+    `drop_last`. The permutation is drawn when the pass begins, from `generator`, or from torch's
+    global one when that is `None`. Raises `TypeError` for a `ds` without a length, a `bs` that is
+    not an int, a `generator` that is none, such as a seed; `ValueError` for a `bs` below 1.
     """
 
-    def __init__(
-        self,
-        ds: Sized,              # anything with a length, the number of rows
-        bs: int,                # rows in a batch, at least 1
-        shuffle: bool = False,  # in random order, a new one for each pass?
-        generator: torch.Generator | None = None,  # what to draw from; None: torch's global one
-        drop_last: bool = False,  # leave out a last batch that is not full?
-    ):
+    def __init__(self, ds: Sized, bs: int, shuffle: bool = False,
+                 generator: torch.Generator | None = None, drop_last: bool = False):
         if not isinstance(ds, Sized):
             raise TypeError(f"ds should have a length, but a {type(ds).__name__} has none")
         if not isinstance(bs, int):
@@ -113,10 +106,8 @@ class Sampler:
         order = torch.randperm(n, generator=self.generator)  # here, not at the first batch
         return (order[s] for s in slices)
 
-# %% ../nbs/09_data_loading.ipynb #c6c9e4d9
-def collate(
-    items: Sequence[tuple],  # the items of a batch, each a tuple such as `(x, y)`
-) -> tuple[Tensor, ...]:     # the parts of all items stacked, such as `(xb, yb)`
+# %% ../nbs/09_data_loading.ipynb #c23b9f36
+def collate(items: Sequence[tuple]) -> tuple[Tensor, ...]:
     """Stack the items of a batch part by part, for parts that are tensors, arrays or numbers.
 
     Numbers become tensors of torch's default types, float32 and int64 unless set otherwise.
@@ -142,16 +133,15 @@ def collate(
             raise ValueError(f"item {i} {parts}")
     return tuple(map(torch.stack, zip(*rows)))
 
-# %% ../nbs/09_data_loading.ipynb #37f0fdd7
+# %% ../nbs/09_data_loading.ipynb #77dbb86f
 class DataLoader:
     """Batches for a loop `for xb, yb in dl`, in order or shuffled, whole or item by item.
 
-    A `Dataset` is indexed once for each batch. Any other `ds`, or a `Dataset` with another
-    `collate`, is asked for one item after another, `ds[i]`, and the list of items goes through
-    `collate`. A pass draws its permutation when it begins, in `iter(dl)`, from `generator`
-    (torch's global one when that is `None`), and nothing later. In order, the batches of a
-    `Dataset` share their memory with it. What other programs read of torch's loader has its
-    name here. Raises `TypeError` for a `ds` that cannot be indexed, and as `Sampler` does.
+    A `Dataset` is indexed once for each batch; in order, its batches share their memory with it.
+    Any other `ds`, or one with another `collate`, is asked for its items, `ds[i]`, and the list of
+    them goes through `collate`. A pass draws its permutation in `iter(dl)`, as `Sampler` does.
+    What other programs read of torch's loader has its name here. Raises `TypeError` for a `ds`
+    that cannot be indexed, and as `Sampler` does.
     """
 
     num_workers, pin_memory, persistent_workers = 0, False, False
@@ -193,13 +183,9 @@ class DataLoader:
         numbers = range(len(self.dataset))[rows] if isinstance(rows, slice) else rows.tolist()
         return self.collate_fn([self.dataset[i] for i in numbers])
 
-# %% ../nbs/09_data_loading.ipynb #c1f631aa
-def get_dls(
-    train_ds: Dataset | Sequence,  # what to train on
-    valid_ds: Dataset | Sequence,  # what to validate on
-    bs: int,                       # rows in a training batch; validation takes twice as many
-    **kwargs: Any,                 # `generator`, `collate` and `drop_last`, as in `DataLoader`
-) -> tuple[DataLoader, DataLoader]:  # for training, shuffled, and for validation, in order
+# %% ../nbs/09_data_loading.ipynb #345b3c96
+def get_dls(train_ds: Dataset | Sequence, valid_ds: Dataset | Sequence, bs: int,
+            **kwargs: Any) -> tuple[DataLoader, DataLoader]:
     """A shuffled loader for training, and one in order with larger batches for validation.
 
     A training batch has `bs` rows, a validation batch `2 * bs`. `generator`, `collate` and
