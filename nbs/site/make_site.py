@@ -36,7 +36,9 @@ def worked(exercise: str) -> str:
     """The worked solution of an exercise, as it is printed."""
     with contextlib.redirect_stdout(io.StringIO()) as said:
         solution(exercise)
-    return folded("A worked solution", f"```python\n{said.getvalue().strip()}\n```")
+    _, *code, why = said.getvalue().strip().split("\n\n")  # the first line is its number and title
+    answer = "\n\n".join(code)
+    return folded("A worked solution", f"```python\n{answer}\n```\n\n{why}")
 
 
 def lesson_page(path: Path) -> nbformat.NotebookNode:
