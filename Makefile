@@ -1,5 +1,5 @@
 # `make lessons` runs the lessons, `make test` proves them, `make test-busy` runs them while every core is busy,
-# `make lab` opens them, `make bench` measures the package against PyTorch; each sets up .venv first.
+# `make lab` opens them, `make site` builds the pages, `make bench` measures the package against PyTorch; each sets up .venv first.
 # For authors: `make build` runs the notebooks in place and writes the package and the README from them.
 
 VENV ?= .venv
@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 endif
 READY := $(VENV)/.ready
 
-.PHONY: lessons test test-busy lab build bench
+.PHONY: lessons test test-busy lab site build bench
 
 lessons: $(READY)
 	$(BIN)/python -m minitorch_train lessons run
@@ -25,6 +25,9 @@ test-busy: $(READY)
 
 lab: $(READY)
 	$(BIN)/python -m jupyter lab nbs
+
+site: $(READY)
+	$(BIN)/python nbs/site/make_site.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/results.py

@@ -44,7 +44,7 @@ setup(
     python_requires=f">={settings['min_python']},<{settings['below_python']}",
     packages=[package, f"{package}.exercises"],
     install_requires=settings["requirements"].split(),
-    extras_require={name: settings[f"{name}_requirements"].split() for name in ("lessons", "dev", "bench")},
+    extras_require={name: settings[f"{name}_requirements"].split() for name in ("lessons", "site", "dev", "bench")},
     entry_points={"console_scripts": settings["console_scripts"].split("\n")},
     cmdclass={"build_py": BuildWithLessons},
     zip_safe=False,

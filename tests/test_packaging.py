@@ -129,7 +129,7 @@ def test_the_wheel_says_what_the_settings_say(wheel):
     assert readme.strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
     found = {Requirement(value) for name, value in fields if name == "Requires-Dist"}
     expected = {Requirement(text) for text in wanted["requirements"].split()}
-    for extra in ("lessons", "dev", "bench"):
+    for extra in ("lessons", "site", "dev", "bench"):
         expected |= {Requirement(f'{text}; extra == "{extra}"') for text in wanted[f"{extra}_requirements"].split()}
     assert found == expected
     assert read["entry_points.txt"].split() == ["[console_scripts]", "minitorch-train", "=", "minitorch_train.__main__:main"]

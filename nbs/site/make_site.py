@@ -4,12 +4,15 @@ The front page is _docs/html/index.html. It needs no server and no network. What
 _docs/source first: the lessons without their `#|` lines, each picture's description behind it, and worked solutions folded.
 """
 
+import ast
 import contextlib
 import importlib
 import inspect
 import io
 import re
 import shutil
+import sys
+import textwrap
 from pathlib import Path
 
 import nbformat
@@ -21,7 +24,6 @@ from minitorch_train.exercises import solution
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-SOURCE, HTML = ROOT / "_docs" / "source", ROOT / "_docs" / "html"
 PARTS = {"From digits to a trained network": range(6), "A loop worth keeping": range(6, 13), "Large and fast": range(13, 99)}
 SHIPS = "## The version that ships"
 FIGURE = re.compile(r"\n*<details><summary>The figure in words</summary>\n\n(.+?)\n\n</details>\s*$|\n*\*Figure: (.+?)\*\s*$", re.DOTALL)
@@ -68,6 +70,14 @@ def lesson_page(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def signature(value: object) -> str:
+    """How a function, or a class, is called, as its source has it."""
+    source = textwrap.dedent(inspect.getsource(value.__init__ if inspect.isclass(value) else value))
+    [function] = ast.parse(source).body
+    head = source.splitlines()[function.lineno - 1 : function.body[0].lineno - 1]
+    return "\n".join(head).replace("def __init__(self, ", f"{value.__name__}(").replace("def __init__(self", f"{value.__name__}(").removeprefix("def ").rstrip(":")
+
+
 def api_page() -> str:
     """The public names of each module, with signature and docstring."""
     text = ["# The package", "`import minitorch_train as mt` has every name below; `import minitorch_train.functional as F` stands in for `torch.nn.functional`."]
@@ -75,39 +85,51 @@ def api_page() -> str:
         text += [f"## `{module.__name__}`", inspect.getdoc(module) or ""]
         for name in module.__all__:
             value = getattr(module, name)
-            text += [f"### `{name}`", f"```python\n{name}{inspect.signature(value)}\n```", inspect.getdoc(value) or ""]
+            text += [f"### `{name}`", f"```python\n{signature(value)}\n```", inspect.getdoc(value) or ""]
     return "\n\n".join(text) + "\n"
+
+
+def title_of(path: Path) -> str:
+    """The title that a lesson opens with."""
+    return nbformat.read(path, as_version=4).cells[0].source.partition("\n")[0].removeprefix("# ")
 
 
 def lists(lessons: list[Path]) -> str:
     """The three parts of the course, each with its lessons in order."""
     parts = []
-    for title, numbers in PARTS.items():
-        names = [f"lessons/{path.stem}" for path in lessons if int(path.name[:2]) in numbers]
-        parts.append("\n".join(["```{toctree}", f":caption: {title}", ":maxdepth: 1", "", *names, "```"]))
+    for part, numbers in PARTS.items():
+        names = [f"{path.name[:2]} {title_of(path)} <lessons/{path.stem}>" for path in lessons if int(path.name[:2]) in numbers]
+        parts.append("\n".join(["```{toctree}", f":caption: {part}", ":maxdepth: 1", "", *names, "```"]))
     return "\n\n".join(parts)
 
 
-def main() -> None:
-    """Put the sources together, then let Sphinx write the pages; a warning is an error."""
-    shutil.rmtree(SOURCE.parent, ignore_errors=True)
+def put_together(source: Path) -> None:
+    """Write all that the pages are made of into a folder."""
     lessons = sorted(path for path in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb") if re.fullmatch(r"\d\d_\w+", path.stem))
     for folder in ("lessons", "_static/notebooks"):
-        (SOURCE / folder).mkdir(parents=True)
+        (source / folder).mkdir(parents=True)
     for path in lessons:
-        nbformat.write(lesson_page(path), SOURCE / "lessons" / path.name)
-        shutil.copy(path, SOURCE / "_static" / "notebooks")
+        nbformat.write(lesson_page(path), source / "lessons" / path.name)
+        shutil.copy(path, source / "_static" / "notebooks")
     for path in (ROOT / "front.png", HERE / "page.css"):
-        shutil.copy(path, SOURCE / "_static")
+        shutil.copy(path, source / "_static")
     for path in (HERE / "conf.py", HERE / "teaching.md"):
-        shutil.copy(path, SOURCE)
-    (SOURCE / "index.md").write_text((HERE / "index.md").read_text(encoding="utf-8").replace("{lessons}", lists(lessons)), encoding="utf-8")
-    (SOURCE / "package.md").write_text(api_page(), encoding="utf-8")
-    shutil.copy(ROOT / "benchmarks" / "RESULTS.md", SOURCE / "results.md")
-    if build_main(["-W", "--keep-going", "-q", "-b", "html", "-d", str(SOURCE.parent / "doctrees"), str(SOURCE), str(HTML)]):
+        shutil.copy(path, source)
+    front = (HERE / "index.md").read_text(encoding="utf-8")
+    (source / "index.md").write_text(front.replace("{lessons}", lists(lessons)), encoding="utf-8")
+    (source / "package.md").write_text(api_page(), encoding="utf-8")
+    shutil.copy(ROOT / "benchmarks" / "RESULTS.md", source / "results.md")
+
+
+def main(folder: Path) -> None:
+    """Put the sources together, then let Sphinx write the pages; a warning is an error."""
+    shutil.rmtree(folder, ignore_errors=True)
+    put_together(folder / "source")
+    places = [str(folder / name) for name in ("doctrees", "source", "html")]
+    if build_main(["-W", "--keep-going", "-q", "-b", "html", "-d", *places]):
         raise SystemExit("the pages have warnings")
-    print(HTML / "index.html")
+    print(folder / "html" / "index.html")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if sys.argv[1:] else ROOT / "_docs")
