@@ -6,22 +6,40 @@
 __all__ = ['get_data', 'get_test_data', 'show_digits', 'normalize']
 
 # %% ../nbs/01_data.ipynb #c6a22ae5
-from collections.abc import Iterable
 from importlib.resources import files
-from numbers import Real
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .safe_pickle import load_pairs
 
+# %% ../nbs/01_data.ipynb #664810c1
+def get_data(path: str | Path | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The training and validation digits: float32 images `[50000, 784]` and `[10000, 784]`, int64 labels.
+
+    They come as `x_train, y_train, x_valid, y_valid`, pixels in [0, 1], from the file at `path`,
+    or else from `./mnist.pkl.gz` or the one that came along. The file is read without running
+    anything in it. Raises `FileNotFoundError`, which says where it looked, and `ValueError`
+    for a file that is damaged, not plain arrays, or not laid out as described.
+    """
+    train, valid, _ = _load_parts(path)
+    return *train, *valid
+
+
+def get_test_data(path: str | Path | None = None) -> tuple[Tensor, Tensor]:
+    """The 10,000 test digits, as `get_data` gives the others: for one measurement, at the very end."""
+    return _load_parts(path)[2]
+
+# %% ../nbs/01_data.ipynb #8fdff826
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
 # %% ../nbs/01_data.ipynb #b43de39a
-def _find_data(
-    path: str | Path | None,  # where the file is, or None to look for it
-) -> Path:                    # where it is
+def _find_data(path: str | Path | None) -> Path:
     """The data file: `path` if given, else `./mnist.pkl.gz`, the checkout's, or the packaged copy."""
     if path is not None:
         return Path(path)
@@ -34,13 +52,7 @@ def _find_data(
     raise FileNotFoundError(f"mnist.pkl.gz was not found. Looked at:\n{looked}")
 
 # %% ../nbs/01_data.ipynb #323f4fba
-def _check_part(
-    path: Path,      # the file, for the message
-    name: str,       # "train", "valid" or "test"
-    rows: int,       # how many images the part should have
-    x: np.ndarray,   # its images
-    y: np.ndarray,   # its labels
-) -> tuple[Tensor, Tensor]:  # images `[rows, 784]` in float32, labels `[rows]` in int64
+def _check_part(path: Path, name: str, rows: int, x: np.ndarray, y: np.ndarray) -> tuple[Tensor, Tensor]:
     """One part as tensors, once shapes, types, pixels and labels are what they should be."""
     arrays = (("x", x, (rows, 784), "float32"), ("y", y, (rows,), "int64"))
     for letter, array, shape, dtype in arrays:
@@ -57,9 +69,7 @@ def _check_part(
     return tx, ty
 
 # %% ../nbs/01_data.ipynb #da9eb2cc
-def _load_parts(
-    path: str | Path | None,  # where the file is, or None to look for it
-) -> list[tuple[Tensor, Tensor]]:  # train, valid and test
+def _load_parts(path: str | Path | None) -> list[tuple[Tensor, Tensor]]:
     """All three parts of the data file, read safely and checked."""
     path = _find_data(path)
     sizes = {"train": 50000, "valid": 10000, "test": 10000}
@@ -67,26 +77,6 @@ def _load_parts(
     limit = 4 * needed + 2**20  # Python 2 may write a byte in 4 characters
     pairs = load_pairs(path, len(sizes), limit)
     return [_check_part(path, *size, *pair) for size, pair in zip(sizes.items(), pairs)]
-
-# %% ../nbs/01_data.ipynb #664810c1
-def get_data(
-    path: str | Path | None = None,  # the data file; without it `./mnist.pkl.gz` or the one that came along
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # `x_train, y_train, x_valid, y_valid`
-    """The training and validation digits: float32 images `[50000, 784]` and `[10000, 784]`, int64 labels.
-
-    Pixels are in [0, 1]. The file is read without running anything in it. Raises
-    `FileNotFoundError`, which says where it looked, and `ValueError` for a file that is
-    damaged, not plain arrays, or not laid out as described.
-    """
-    train, valid, _ = _load_parts(path)
-    return *train, *valid
-
-
-def get_test_data(
-    path: str | Path | None = None,  # the data file, as in `get_data`
-) -> tuple[Tensor, Tensor]:          # `x_test, y_test`
-    """The 10,000 test digits, as `get_data` gives the others: for one measurement, at the very end."""
-    return _load_parts(path)[2]
 
 # %% ../nbs/01_data.ipynb #f08d214b
 def _kind(value: Any) -> str:

@@ -6,8 +6,10 @@
 __all__ = ['Model']
 
 # %% ../nbs/02_model.ipynb #dbd95656
-import torch
-from torch import Tensor, nn
+from torch import nn
+
+# %% ../nbs/02_model.ipynb #579c1738
+from torch import Tensor
 
 # %% ../nbs/02_model.ipynb #8496092c
 class Model(nn.Module):
@@ -18,12 +20,7 @@ class Model(nn.Module):
     their last dimension; `TypeError` for what is no tensor.
     """
 
-    def __init__(
-        self,
-        n_in: int,   # numbers in each input
-        nh: int,     # neurons in the hidden layer
-        n_out: int,  # scores for each input
-    ):
+    def __init__(self, n_in: int, nh: int, n_out: int):
         super().__init__()
         for name, size in (("n_in", n_in), ("nh", nh), ("n_out", n_out)):
             if type(size) is not int or size < 1:

@@ -91,10 +91,8 @@ class _Counted:
         return data
 
 # %% ../nbs/machinery/safe_pickle.ipynb #99b6686e
-def _text(
-    x: Any,  # a string, or the bytes that Python 2 wrote for one
-) -> str:    # the string
-    """A short string, from either Python; `str` of anything else could take for ever."""
+def _text(x: Any) -> str:
+    """A short string, or the bytes that Python 2 wrote for one; `str` of anything else could take for ever."""
     if not isinstance(x, (bytes, str)) or len(x) > 20:
         raise Refused("has something else where the short name of a type, an order or an encoding belongs")
     return x.decode("latin1") if isinstance(x, bytes) else x
@@ -220,15 +218,13 @@ class _ArrayUnpickler(pickle._Unpickler):
     dispatch.update({pickle.BINUNICODE[0]: _load_text, pickle.UNICODE[0]: _load_line})
 
 # %% ../nbs/machinery/safe_pickle.ipynb #c33f1b3f
-def load_pairs(
-    path: str | Path,  # a gzipped pickle
-    count: int,        # how many pairs of arrays it should hold
-    limit: int,        # the most bytes it may unpack to
-) -> list[tuple[np.ndarray, np.ndarray]]:  # the pairs, in order
+def load_pairs(path: str | Path, count: int, limit: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pairs of arrays from a gzipped pickle, written by any Python and any NumPy, without running what the file names.
 
-    Raises `FileNotFoundError`, and `Refused` (a `ValueError`) for a file that is empty, truncated, damaged, not gzip, larger
-    than `limit`, laid out in another way, or that asks for anything but plain arrays. Time and memory stay in proportion to `limit`.
+    The file at `path` should hold `count` pairs, and may unpack to at most `limit` bytes.
+    Raises `FileNotFoundError`, and `Refused` (a `ValueError`) for a file that is empty,
+    truncated, damaged, not gzip, larger than `limit`, laid out in another way, or that asks
+    for anything but plain arrays. Time and memory stay in proportion to `limit`.
     """
     with open(path, "rb") as packed:
         start = packed.read(2)

@@ -5,35 +5,17 @@
 # %% auto #0
 __all__ = ['test', 'test_eq', 'near', 'test_near', 'test_near_zero']
 
+# %% ../nbs/00_testing.ipynb #e22d51c8
+import torch
+
 # %% ../nbs/00_testing.ipynb #104a46cf
 from typing import Any, Callable
 
 import numpy as np
-import torch
 from torch import Tensor
 
-# %% ../nbs/00_testing.ipynb #c182c379
-def test(
-    a: Any,                              # what you computed
-    b: Any,                              # what you wanted
-    cmp: Callable[[Any, Any], bool],     # the comparison that has to hold
-    cname: str | None = None,            # its name in the message, by default that of `cmp`
-) -> None:
-    """Check that `cmp(a, b)` is true.
-
-    Raises `AssertionError` with both values, and with the place where they differ most when
-    both hold numbers.
-    """
-    if not cmp(a, b):
-        shown_a, shown_b = (repr(x).replace("\n", "\n      ") for x in (a, b))
-        name = cname or getattr(cmp, "__name__", repr(cmp))
-        news = _difference(a, b)
-        raise AssertionError(f"{name} failed:\n  a = {shown_a}\n  b = {shown_b}\n  {news}")
-
 # %% ../nbs/00_testing.ipynb #906e6260
-def _tensor(
-    x: Any,          # a number, a list of numbers, an array or a tensor
-) -> Tensor | None:  # its values, or None when `x` is something else
+def _tensor(x: Any) -> Tensor | None:
     """`x` as a tensor without a gradient, or None when it holds no numbers."""
     if isinstance(x, Tensor):
         if x.is_meta:  # a shape without numbers
@@ -47,9 +29,7 @@ def _tensor(
         return None
 
 
-def _numbers(
-    x: Any,          # a number, a list of numbers, an array or a tensor
-) -> Tensor | None:  # the same numbers in 64 bits, or None when `x` is something else
+def _numbers(x: Any) -> Tensor | None:
     """`x` as a tensor of 64-bit floating-point numbers, or None when it holds no numbers."""
     values = _tensor(x)
     if values is None:
@@ -87,10 +67,7 @@ def _difference(a: Any, b: Any) -> str:
     return f"they differ most{where}: {x[place]:.8g} against {y[place]:.8g}, by {gap[place]:.2g}"
 
 # %% ../nbs/00_testing.ipynb #237d2d17
-def _equal(
-    a: Any,  # a number, a list, an array, a tensor, or anything with `==`
-    b: Any,  # the same
-) -> bool:   # equal in shape and in every value?
+def _equal(a: Any, b: Any) -> bool:
     """Exact equality that never broadcasts.
 
     A number or a list that meets a tensor is rounded to its floating-point type first.
@@ -112,29 +89,35 @@ def _equal(
     x, y = (x, y) if x.dtype == y.dtype else (_numbers(x), _numbers(y))
     return x.shape == y.shape and bool((x == y).all())
 
+# %% ../nbs/00_testing.ipynb #c182c379
+def test(a: Any, b: Any, cmp: Callable[[Any, Any], bool], cname: str | None = None) -> None:
+    """Check that `cmp(a, b)` is true, for what you computed and what you wanted.
+
+    `cname` is the name of the comparison in the message, by default that of `cmp`. Raises
+    `AssertionError` with both values, and with the place where they differ most when both
+    hold numbers.
+    """
+    if not cmp(a, b):
+        shown_a, shown_b = (repr(x).replace("\n", "\n      ") for x in (a, b))
+        name = cname or getattr(cmp, "__name__", repr(cmp))
+        news = _difference(a, b)
+        raise AssertionError(f"{name} failed:\n  a = {shown_a}\n  b = {shown_b}\n  {news}")
+
 # %% ../nbs/00_testing.ipynb #5eeab253
-def test_eq(
-    a: Any,  # what you computed
-    b: Any,  # what you wanted
-) -> None:
+def test_eq(a: Any, b: Any) -> None:
     """Check that `a` equals `b` exactly: numbers, arrays and tensors, in shape and in every value.
 
-    Lists and dictionaries, such as two state dicts, are compared part by part. Raises `AssertionError` with both values and the place where they differ most. `nan` equals
-    nothing.
+    Lists and dictionaries, such as two state dicts, are compared part by part. Raises
+    `AssertionError` with both values and the place where they differ most. `nan` equals nothing.
     """
     test(a, b, _equal, "test_eq")
 
 # %% ../nbs/00_testing.ipynb #2f94bde2
-def near(
-    a: Any,              # numbers, any shape: a number, a list, an array or a tensor
-    b: Any,              # the same shape; errors are measured against its size
-    rtol: float = 1e-3,  # allowed error as a fraction of `b`
-    atol: float = 1e-5,  # allowed error on top of that, for values near zero
-) -> bool:               # same shape, and every value close enough?
+def near(a: Any, b: Any, rtol: float = 1e-3, atol: float = 1e-5) -> bool:
     """Whether `|a - b| <= atol + rtol * |b|` in every place, for equal shapes; the rule of `torch.allclose`.
 
-    Raises `TypeError` when `a` or `b` holds no numbers. `nan` is near nothing; equal infinities
-    are near.
+    `a` and `b` are numbers, lists, arrays or tensors. Raises `TypeError` when one of them holds
+    no numbers. `nan` is near nothing; equal infinities are near.
     """
     x, y = _numbers(a), _numbers(b)
     for name, value, came in (("a", x, a), ("b", y, b)):
@@ -144,10 +127,7 @@ def near(
     return x.shape == y.shape and torch.allclose(x, y, rtol=rtol, atol=atol)
 
 # %% ../nbs/00_testing.ipynb #0d11d0b6
-def test_near(
-    a: Any,  # what you computed: numbers, any shape
-    b: Any,  # what you wanted: the same shape
-) -> None:
+def test_near(a: Any, b: Any) -> None:
     """Check that `a` is near `b`: the same shape, and every value within the tolerances of `near`.
 
     Raises `AssertionError` with both values and the place where they differ most.
@@ -155,10 +135,7 @@ def test_near(
     test(a, b, near, "test_near")
 
 # %% ../nbs/00_testing.ipynb #9db46e73
-def test_near_zero(
-    a: Any,             # what should be about nothing: numbers, any shape
-    tol: float = 1e-3,  # the largest size that still passes
-) -> None:
+def test_near_zero(a: Any, tol: float = 1e-3) -> None:
     """Check that every value of `a` is at most `tol` away from zero.
 
     Raises `AssertionError` with the value that is farthest from zero, and its place. `nan` is

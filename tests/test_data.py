@@ -1,4 +1,4 @@
-"""Lesson 01 and notebook 91: the digits are the published ones, and no file can do more than hold arrays."""
+"""Lesson 01 and the safe pickles: the digits are the published ones, and no file can do more than hold arrays."""
 
 import gzip
 import hashlib
