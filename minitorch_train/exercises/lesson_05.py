@@ -141,7 +141,7 @@ def _all_inside_no_grad(model, xb, yb, lr):
 _step = Exercise(
     id="05.3", title="one step of training", kind="write",
     statement="Write `my_step(model, xb, yb, lr)`: the loss `cross_entropy(model(xb), yb)`, its gradients, the update of every parameter of "
-              "`model.parameters()` in place, and gradients that are ready for the next step.",
+              "`model.parameters()` in place, and gradients that are ready for the next step. The model may be one without `.layers`.",
     cases=((_linear(), _x, _y, 0.5), (_linear(), _x, _y, 0.1)), observe=_after_two_steps,
     reference=_by_definition, solution=my_step,
     explanation="Predict, loss, gradient, update; then the gradients go back to zero, because `backward` adds to them.",
