@@ -164,12 +164,12 @@ def fit(epochs: int, model: nn.Module, loss_func: Callable, opt: Optimizer, trai
         save_every: float = 60.0, verbose: bool = True) -> tuple[float, float | None]:
     """Train a model for `epochs` in all, report each, and go on where it was stopped.
 
-    `evaluate` judges each epoch; its last figures are returned, and the model is left in eval mode.
-    `scheduler` is stepped after each `scheduler_interval`. A file `checkpoint` is written at the start,
-    every `save_every` seconds and after each epoch: the same call with `resume=True` goes on from it, with
-    the same random numbers on processor and graphics cards. Ctrl-C ends the run after the batch. Raises
-    `FloatingPointError` for a loss of nan or inf, `FileExistsError` for a checkpoint that is there without
-    `resume`, `ValueError` for one that is damaged or of another run, and as `evaluate` does.
+    `evaluate` judges each epoch; its last figures are returned, with the model in eval mode.
+    `scheduler` is stepped after each `scheduler_interval`. A `checkpoint` is written at the start,
+    every `save_every` seconds and after each epoch; with `resume=True` the same call goes on from
+    it, random numbers of processor and graphics cards included. Ctrl-C ends the run after the
+    batch. Raises `FloatingPointError` for a loss of nan or inf, `FileExistsError` without `resume`
+    for a checkpoint that is there, `ValueError` for one of another run, and as `evaluate` does.
     """
     _check_options(epochs, scheduler, scheduler_interval, checkpoint, resume)
     check_optimizer(opt, model, loss_func)
