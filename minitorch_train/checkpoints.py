@@ -39,7 +39,7 @@ def save_checkpoint(state: dict, path: str | Path) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """Read the state back from a file of `save_checkpoint`, or a checkpoint of `fit`. Nothing in it is run.
+    """Read a state back from a file of `save_checkpoint` or of `fit`. Nothing in it is run.
 
     `fit` keeps the weights under `"model"`. Raises `OSError` when there is no file to read, and
     `ValueError` when it is damaged, cut off, or something else than a checkpoint.
