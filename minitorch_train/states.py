@@ -22,9 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -41,7 +39,7 @@ def _stream(path: Path) -> Path | int | None:
 
 
 def _file(path: Path) -> tuple[Path, Path]:
-    """The file that a name stands for, after all links, and a name beside it that is free: one that a killed process left goes."""
+    """The file that a name stands for, after all links, and a name beside it, free of what a killed process left."""
     place = Path(os.path.realpath(path))
     if place.is_symlink():
         raise OSError(errno.ELOOP, "it is a link that leads to itself")
@@ -50,9 +48,7 @@ def _file(path: Path) -> tuple[Path, Path]:
     return place, part
 
 
-def check_writable(
-    path: Path,  # the file
-) -> None:
+def check_writable(path: Path) -> None:
     """Raise the `OSError` that `write_whole` would raise, and change nothing."""
     stream = _stream(path)
     if isinstance(stream, int):
@@ -85,10 +81,7 @@ def _replace(place: Path, part: Path, data: bytes) -> None:
             part.unlink()
 
 
-def write_whole(
-    path: Path,   # the file
-    data: bytes,  # all that should be in it
-) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that at any moment, even after a power cut, it is the old one or the new one.
 
     A link is followed. A pipe, a device and a stream of this process are written into. Raises `OSError`
@@ -209,11 +202,8 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     return result
 
 # %% ../nbs/machinery/states.ipynb #628a66e2
-def checksum(
-    text: str,                   # any text
-    tensors: dict[str, Tensor],  # tensors by name
-) -> str:                        # eight hexadecimal digits
-    """A number that changes when a letter of the text or a bit of a tensor changes."""
+def checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    """Eight hexadecimal digits that change when a letter of the text or a bit of a tensor changes."""
     total = zlib.crc32(text.encode())
     for name, tensor in sorted(tensors.items()):
         total = zlib.crc32(f"{name} {describe(tensor)}".encode(), total)
@@ -221,9 +211,7 @@ def checksum(
     return f"{total:08x}"
 
 # %% ../nbs/machinery/states.ipynb #ffc9ee74
-def length(
-    dl: Iterable,   # a loader
-) -> int | None:    # its number of batches
+def length(dl: Iterable) -> int | None:
     """How many batches a loader gives, or `None` when it does not say."""
     try:
         return len(dl)
@@ -245,9 +233,7 @@ def find_generators(*loaders: Iterable) -> list[torch.Generator]:
     return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())
 
 
-def random_state(
-    generators: list[torch.Generator],  # those of the loaders
-) -> dict[str, Any]:                    # a state for each source
+def random_state(generators: list[torch.Generator]) -> dict[str, Any]:
     """The state of every source of random numbers: torch's, also on graphics cards, Python's, numpy's, the loaders'."""
     kind, keys, *rest = np.random.get_state()
     return {"torch": torch.get_rng_state(), "python": random.getstate(),
@@ -256,13 +242,10 @@ def random_state(
             "loaders": [generator.get_state() for generator in generators]}
 
 
-def set_random_state(
-    state: dict[str, Any],              # from `random_state`
-    generators: list[torch.Generator],  # as many as there were then
-) -> None:
-    """Put every source of random numbers back to a state."""
+def set_random_state(state: dict[str, Any], generators: list[torch.Generator]) -> None:
+    """Put every source of random numbers back to a state of `random_state`, with as many generators as then."""
     torch.set_rng_state(state["torch"])
-    torch.cuda.set_rng_state_all(state["cuda"])
+    torch.cuda.set_rng_state_all(state.get("cuda", []))  # an older checkpoint has none
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     for generator, its_state in zip(generators, state["loaders"], strict=True):

@@ -47,12 +47,8 @@ def interrupt_noted() -> Iterator[list]:
 
 # %% ../nbs/machinery/watching.ipynb #65376e63
 @contextmanager
-def progress_bar(
-    run: Any,       # what it tells about: the run that `fit` keeps
-    epochs: int,    # how many there will be
-    verbose: bool,  # is one wanted?
-) -> Iterator[Any]:
-    """A bar that counts batches, or `None` where nobody is there to see one."""
+def progress_bar(run: Any, epochs: int, verbose: bool) -> Iterator[Any]:
+    """A bar that counts the batches of a run of `fit`, or `None` where nobody is there to see one."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if hasattr(shell, "kernel"):  # a notebook: one that may ask for input has somebody in front
         watched = getattr(shell.kernel, "_allow_stdin", True)
@@ -145,34 +141,25 @@ def all_finite(model: nn.Module) -> bool:
 
 
 class Watch:
-    """What goes on beside the steps of a run: checkpoints, Ctrl-C, the bar and the table."""
+    """What goes on beside the steps of a run: checkpoints, Ctrl-C, the bar and the table.
 
-    def __init__(
-        self,
-        run: Any,                 # the run that `fit` keeps: its parts, and how far it has come
-        path: str | Path | None,  # the checkpoint, if there is to be one
-        save_every: float,        # seconds between checkpoints within an epoch
-        verbose: bool,            # are there lines to print?
-    ):
+    `run` is what `fit` keeps: its parts, and how far it has come. A checkpoint goes to `path`,
+    if there is one, each `save_every` seconds within an epoch. `verbose` asks for lines of text.
+    """
+
+    def __init__(self, run: Any, path: str | Path | None, save_every: float, verbose: bool):
         self.run, self.path = run, None if path is None else Path(path)
         self.save_every, self.verbose = save_every, verbose
         self.save_at, self.show_at = math.inf, 0.0
         self.bar, self.noted = None, []  # fit fills these in
 
-    def say(
-        self,
-        text: str,  # what to print
-    ) -> None:
+    def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
         if self.verbose:
             print(text, flush=True) if self.bar is None else self.bar.write(text)
 
-    def begin(
-        self,
-        resume: bool,  # go on from a checkpoint that is there?
-        epochs: int,   # how many there should be in all
-    ) -> None:
-        """Go on from the checkpoint if it is there and `resume` is set, else write a first one."""
+    def begin(self, resume: bool, epochs: int) -> None:
+        """Go on from the checkpoint if it is there and `resume` is set; write one in any case."""
         there = self.path is not None and self.path.exists()
         if there and not resume:
             choice = "go on from it with resume=True, or choose another name"

@@ -19,6 +19,10 @@ from reference import alike
 from torch import nn, tensor
 
 from minitorch_train.checkpoints import load_checkpoint, save_checkpoint
+from minitorch_train.fitting import fit
+from minitorch_train.functional import cross_entropy
+from minitorch_train.loading import Dataset, get_dls
+from minitorch_train.optim import SGD
 from minitorch_train.states import check_writable, checksum, write_whole
 
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes with names, permission bits and links belong to POSIX")
@@ -173,6 +177,36 @@ def test_the_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch)
         monkeypatch.setattr(os, name, lambda *arguments, name=name, real=real: (calls.append(name), real(*arguments))[1])
     save_checkpoint({"n": 1}, tmp_path / "a")
     assert calls == ["fsync", "replace", "fsync"][:3 if os.name == "posix" else 2]
+
+
+@pytest.mark.parametrize("place", [(1, 0), (1, 2)], ids=["between two epochs", "within one"])
+def test_a_checkpoint_from_before_graphics_cards_were_kept_goes_on(tmp_path, place):
+    digits = Dataset(torch.randn(40, 3, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 2)
+
+    def run(path, epochs=3, stop=None, **options):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2))
+        opt, calls = SGD(model.parameters(), lr=0.1, momentum=0.9), []
+
+        def loss_func(out, yb):
+            calls.append(out.requires_grad)
+            if stop and sum(calls) > stop:
+                raise KeyboardInterrupt
+            return cross_entropy(out, yb)
+
+        try:
+            fit(epochs, model, loss_func, opt, *get_dls(digits, digits, 8, generator=torch.Generator().manual_seed(2)), checkpoint=path, save_every=0, verbose=False, **options)
+        except KeyboardInterrupt:
+            assert stop
+        return model.state_dict()
+
+    whole, path = run(tmp_path / "whole"), tmp_path / "stopped"
+    run(path, epochs=1 if place == (1, 0) else 3, stop=None if place == (1, 0) else 5 + place[1])
+    state = load_checkpoint(path)
+    assert tuple(state["place"][:2]) == place
+    del state["random"]["cuda"], state["begun"]["cuda"]
+    save_checkpoint(state, path)
+    alike(run(path, resume=True), whole)
 
 
 # What is no plain file

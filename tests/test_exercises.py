@@ -806,6 +806,16 @@ def mode_given_back(model, loss_func, batches):
     return loss
 
 
+def through_a_file_of_another(disk, name, data):
+    disk.write("other", data)
+    disk.sync("other")
+    disk.rename("other", name)
+
+
+def rows_from_one(begun, moment, n, done):
+    return [(row + 1, number) for row, number in ALL["11.3"].solution(begun, moment, n, done)]
+
+
 def nesterov_in_place(p, g, v, lr, mu):
     v.mul_(mu).add_(g)
     return p.sub_(lr * (g + mu * v)), v
@@ -840,6 +850,8 @@ REFUSED = {
     "09.3": [lambda x, y, bs: list(zip(x.flip(0).split(bs), y.flip(0).split(bs))), shuffled_by_seed, lambda x, y, bs: list(zip(x.roll(1, 0).split(bs), y.roll(1, 0).split(bs))),
              lambda x, y, bs: [(xb[p], yb[p]) for xb, yb in zip(x.split(bs), y.split(bs)) for p in [torch.randperm(len(xb))]]],
     "10.1": [mode_given_back],
+    "11.2": [through_a_file_of_another],
+    "11.3": [rows_from_one],
     "13.3": [by_autograd],
     "06.4": [in_place],
 }

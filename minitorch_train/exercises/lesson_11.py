@@ -6,16 +6,9 @@
 __all__ = []
 
 # %% ../../nbs/exercises/lesson_11.ipynb #3b8e568e
-import copy
-import math
-
 import torch
-from torch import nn, tensor
 
-from minitorch_train.exercises import Exercise, Mistake, value
-from minitorch_train.fitting import evaluate
-from minitorch_train.functional import cross_entropy
-from minitorch_train.optim import SGD
+from minitorch_train.exercises import Exercise, Mistake
 
 # %% ../../nbs/exercises/lesson_11.ipynb #f506331f
 def _state(seed):
@@ -73,3 +66,189 @@ EXERCISES = [Exercise(
                 (lambda begun, n, done: sorted(rows_to_come(begun, n, done)),)),
     ),
 )]
+
+# %% ../../nbs/exercises/lesson_11.ipynb #3d90b5c2
+class _Disk:
+    """Files that a power cut would leave, and what was written and is not on the disk yet."""
+
+    def __init__(self, files):
+        self.files, self.waiting, self.seen = dict(files), {}, []
+
+    def __repr__(self):
+        return f"a disk with {self.files}"
+
+    def note(self):
+        self.seen.append(dict(self.files))
+
+    def write(self, name, data):
+        self.files[name], self.waiting[name] = data[: len(data) // 2], data
+        self.note()
+
+    def sync(self, name):
+        self.files[name] = self.waiting.pop(name, self.files[name])
+        self.note()
+
+    def rename(self, old, new):
+        self.files[new] = self.files.pop(old)
+        self.waiting.pop(new, None)
+        if old in self.waiting:
+            self.waiting[new] = self.waiting.pop(old)
+        self.note()
+
+    def remove(self, name):
+        del self.files[name]
+        self.waiting.pop(name, None)
+        self.note()
+
+
+def _saved(answer, disk, name, data):
+    """What a power cut would leave under the name at some moment, and what is there in the end."""
+    old, others = disk.files.get(name), {key: text for key, text in disk.files.items() if key != name}
+    answer(disk, name, data)
+    found = [old, *(files.get(name) for files in disk.seen)]
+    if all(text in (old, data) for text in found):  # then it does not matter how many calls there were
+        found = [old, data] if found[-1] == data else [old]
+    return {
+        "what a power cut leaves under the name, call after call": found,
+        "the other files in the end": "as they were" if {key: text for key, text in disk.files.items() if key != name} == others else sorted(key for key in disk.files if key != name),
+    }
+
+
+def _broken(disk, name, data):
+    disk.write(name, data)
+
+
+def _removed_first(disk, name, data):
+    """A moment without any file."""
+    disk.write(name + ".part", data)
+    disk.sync(name + ".part")
+    if name in disk.files:
+        disk.remove(name)
+    disk.rename(name + ".part", name)
+
+
+def _moved_aside(disk, name, data):
+    """The old file gets another name, and then the new one is written."""
+    if name in disk.files:
+        disk.rename(name, name + ".old")
+    disk.write(name, data)
+    disk.sync(name)
+    if name + ".old" in disk.files:
+        disk.remove(name + ".old")
+
+
+def _steps(*steps):
+    """These calls in this order; `part` stands for a second name."""
+    def answer(disk, name, data):
+        for step, *names in steps:
+            names = [name + ".part" if each == "part" else name for each in names]
+            getattr(disk, step)(*names, *([data] if step == "write" else []))
+    return answer
+
+
+def save(disk, name, data):
+    part = name + ".part"
+    disk.write(part, data)
+    disk.sync(part)
+    disk.rename(part, name)
+
+
+EXERCISES.append(Exercise(
+    id="11.2", title="write whole", kind="repair",
+    statement="Repair `save(disk, name, data)`. `disk.write(name, data)` writes a file, and `disk.sync(name)` waits until all of it is on the disk: before that, a power cut leaves half of it. `disk.rename(old, new)` gives a file another name at once, in place of a file that had that name, and `disk.remove(name)` removes one. Whenever the power is cut, the old file should be found under `name`, if there was one, or the whole new one. In the end it should be the new one, with all other files as they were and none added. As it stands, a power cut may leave half a file.",
+    cases=((_Disk({"run": "old"}), "run", "new!"), (_Disk({}), "run", "new!"), (_Disk({"run": "epoch 1", "other": "mine"}), "run", "epoch 1, epoch 2")), observe=_saved, given=_broken,
+    reference=_steps(("write", "part"), ("sync", "part"), ("rename", "part", "name")), solution=save,
+    explanation="The new file gets its name when all of it is on the disk, and until then the old one has it.",
+    notice=lambda answer: f"A power cut finds one of two files: {' or '.join(sorted({files['run'] for files in _after(answer).seen}))}.",
+    hint="The name should go from one whole file to another. Where is the new one until then?",
+    mistakes=(
+        Mistake("not on the disk when it gets its name", "The name goes to a file of which a power cut leaves half.", "Call `disk.sync` with the other name before you rename.",
+                (_steps(("write", "part"), ("rename", "part", "name")), _steps(("write", "part"), ("rename", "part", "name"), ("sync", "name")))),
+        Mistake("synced in place", "While it is written, half a file stands under the name.", "Write to another name, `name + \".part\"`, sync it, and rename it.",
+                (_steps(("write", "name"), ("sync", "name")),)),
+        Mistake("the old file is removed first", "Between the two steps there is no file at all.", "Leave `remove` out: `rename` puts the new file in place of the old one.", (_removed_first,)),
+        Mistake("the old file is moved aside", "Until the new one is written, there is no file under the name, or half of one.", "Let the new file have the other name, and rename that one.", (_moved_aside,)),
+        Mistake("never renamed", "The new file is whole, and nobody finds it.", "Rename it at the end: `disk.rename(part, name)`.",
+                (_steps(("write", "part"), ("sync", "part")), _steps(("write", "part")))),
+        Mistake("copied at the end", "The second writing is the same as before: half a file, for a moment.", "Rename the first file, and write nothing more.",
+                (_steps(("write", "part"), ("sync", "part"), ("write", "name"), ("sync", "name")), _steps(("write", "part"), ("sync", "part"), ("write", "name"), ("sync", "name"), ("remove", "part")))),
+        Mistake("the names in the wrong order", "`rename` takes the name that is, then the name that is to be.", "Call `disk.rename(part, name)`.",
+                (_steps(("write", "part"), ("sync", "part"), ("rename", "name", "part")),)),
+        Mistake("renamed before it is written", "There is no file yet that could be renamed.", "Write, then sync, then rename.",
+                (_steps(("rename", "part", "name"), ("write", "part"), ("sync", "part")),)),
+    ),
+))
+
+
+def _after(answer):
+    """A disk after the answer has saved to it."""
+    disk = _Disk({"run": "old"})
+    answer(disk, "run", "new!")
+    return disk
+
+# %% ../../nbs/exercises/lesson_11.ipynb #91b2c6e4
+def _stopped(seed, n, done):
+    """The two states of an epoch that was stopped, and its two numbers."""
+    generator = _at(_state(seed))
+    begun = generator.get_state()
+    torch.randperm(n, generator=generator)
+    for _ in range(done):
+        torch.rand(1, generator=generator)
+    return begun, generator.get_state(), n, done
+
+
+def _with_one_state(begun, moment, n, done):
+    """As it stands in the lesson: both numbers and rows from the first state."""
+    generator = torch.Generator()
+    generator.set_state(begun)
+    order = torch.randperm(n, generator=generator).tolist()
+    return [(row, torch.rand(1, generator=generator).item()) for row in order[done:]]
+
+
+def go_on(begun, moment, n, done):
+    generator = torch.Generator()
+    generator.set_state(begun)
+    order = torch.randperm(n, generator=generator).tolist()
+    generator.set_state(moment)
+    return [(row, torch.rand(1, generator=generator).item()) for row in order[done:]]
+
+
+def _paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, done), skipped=0, source=_at, again=False):
+    """Rows and numbers, with one thing done otherwise."""
+    def answer(begun, moment, n, done):
+        generator, pairs = source(moment), []
+        for _ in range(done * skipped):
+            torch.rand(1, generator=generator)
+        for row in order(begun, moment, n, done):
+            pairs.append((row, torch.rand(1, generator=_at(moment) if again else generator).item()))
+        return pairs
+    return answer
+
+
+EXERCISES.append(Exercise(
+    id="11.3", title="go on with both states", kind="repair",
+    statement="An epoch of `n` rows drew a permutation of them from a generator, and then for each row in its turn one number, by `torch.rand(1, generator=generator).item()`. It was stopped after `done` rows. `begun` is the state of the generator before the permutation was drawn, and `moment` its state at the stop. `go_on(begun, moment, n, done)` is meant to return the rows that are still to come, each with the number that the undisturbed epoch would have drawn for it, as a list of pairs. Its rows are right, its numbers are not. Repair it.",
+    cases=(_stopped(1, 4, 2), _stopped(2, 6, 2), _stopped(3, 9, 5)), given=_with_one_state,
+    reference=_paired(), solution=go_on,
+    explanation="The order comes again from the state at the beginning, and the numbers go on from the state at the stop.",
+    notice=lambda answer: f"Whole or stopped after 2 of 4 rows, the last number is the same: {answer(*_stopped(1, 4, 0))[-1][1]:.4f} and {answer(*_stopped(1, 4, 2))[-1][1]:.4f}.",
+    hint="Which of the two states belongs to the order, and which to the numbers?",
+    mistakes=(
+        Mistake("the state of the stop alone", "The numbers would be right, but the permutation came from the other state.", "Draw the permutation from `begun`, and only then call `set_state(moment)`.",
+                (_paired(order=lambda begun, moment, n, done: torch.randperm(n, generator=_at(moment))[done:].tolist()),
+                 lambda begun, moment, n, done: _with_one_state(moment, moment, n, done))),
+        Mistake("nothing is skipped", "The rows before the stop were used already.", "Go through `order[done:]`.",
+                (_paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, 0)),)),
+        Mistake("the rows that are done", "These were used before the stop.", "Go through `order[done:]`.",
+                (_paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, 0)[:done]),)),
+        Mistake("one row too many is skipped", "After `done` rows, the next one is number `done`, counted from 0.", "Go through `order[done:]`.",
+                (_paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, done + 1)),)),
+        Mistake("the same number for each row", "The generator is set back before every number.", "Call `set_state(moment)` once, before the first number.", (_paired(again=True),)),
+        Mistake("numbers are skipped twice", "The state of the stop has the numbers of the rows before it behind it already.", "Draw nothing between `set_state(moment)` and the first row to come.",
+                (_paired(skipped=1),)),
+        Mistake("numbers of another generator", "The numbers do not go on from the state of the stop.", "Give `torch.rand` the generator that was set to `moment`.",
+                (_paired(source=lambda moment: None), _paired(source=lambda moment: torch.Generator()))),
+        Mistake("rows without numbers", "Each row is wanted with its number.", "Return pairs: `(row, torch.rand(1, generator=generator).item())`.",
+                (lambda begun, moment, n, done: rows_to_come(begun, n, done),)),
+    ),
+))
