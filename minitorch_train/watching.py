@@ -51,17 +51,17 @@ def progress_bar(run: Any, epochs: int, verbose: bool) -> Iterator[Any]:
     """A bar that counts the batches of a run of `fit`, or `None` where nobody is there to see one."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if hasattr(shell, "kernel"):  # a notebook: one that may ask for input has somebody in front
-        watched = getattr(shell.kernel, "_allow_stdin", True)
+        place, watched = sys.stdout, getattr(shell.kernel, "_allow_stdin", True)
     else:
-        watched = sys.stderr is not None and sys.stderr.isatty()
+        place, watched = sys.stderr, sys.stderr is not None and sys.stderr.isatty()
     if not (verbose and watched):
         yield None
         return
-    from tqdm.auto import tqdm  # in a notebook it is slow to import
+    from tqdm import tqdm
 
     batches = length(run.train_dl)
     done = run.epoch * (batches or 0) + run.batch
-    options = {"unit": "batch", "leave": False, "mininterval": 0, "miniters": 1}
+    options = {"file": place, "unit": "batch", "leave": False, "mininterval": 0, "miniters": 1}
     with tqdm(total=batches and batches * epochs, initial=done, **options) as bar:
         yield bar
 

@@ -633,7 +633,7 @@ def test_a_bar_at_a_terminal_and_none_in_a_pipe():
     assert shown.endswith("\r"), "the bar is gone at the end"
 
 
-def test_a_notebook_has_a_bar_when_somebody_is_there(monkeypatch):
+def test_a_notebook_has_a_bar_when_somebody_is_there(monkeypatch, capsys):
     class Kernel:
         _allow_stdin = True
 
@@ -647,6 +647,10 @@ def test_a_notebook_has_a_bar_when_somebody_is_there(monkeypatch):
     run.epoch, run.batch = 1, 1
     with watching.progress_bar(run, 3, True) as bar:
         assert (bar.n, bar.total) == (3, 6), "a run that goes on begins where it was"
+        bar.write("a line of the table")
+    said = capsys.readouterr()
+    assert "3/6" in said.out and "a line of the table\n" in said.out and said.err == "", "text, and no widget, which could not be drawn again"
+    assert not said.out.split("\r")[-2].strip() and said.out.endswith("\r"), "gone at the end"
     with watching.progress_bar(run, 3, False) as bar:
         assert bar is None
     Kernel._allow_stdin = False  # as nbclient and nbconvert run a notebook
