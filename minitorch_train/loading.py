@@ -141,16 +141,17 @@ class DataLoader:
     """Batches for a loop `for xb, yb in dl`, in order or shuffled, whole or item by item.
 
     A `Dataset` is indexed once for each batch; in order, its batches share their memory with it.
-    Any other `ds`, or one with another `collate`, is asked for its items, `ds[i]`, and the list of
-    them goes through `collate`. A pass draws its permutation in `iter(dl)`, as `Sampler` does.
+    Any other `ds`, or one with another `collate`, is asked for its items, `ds[i]`, and the list
+    of them goes through `collate`. A pass draws its permutation in `iter(dl)`, as `Sampler` does.
     What other programs read of torch's loader has its name here. Raises `TypeError` for a `ds`
     that cannot be indexed, and as `Sampler` does.
     """
 
     num_workers, pin_memory, persistent_workers = 0, False, False
 
-    def __init__(self, ds: Dataset | Sequence, bs: int, shuffle: bool = False, drop_last: bool = False,
-                 generator: torch.Generator | None = None, collate: Callable[[list], Any] = collate):
+    def __init__(self, ds: Dataset | Sequence, bs: int, shuffle: bool = False,
+                 drop_last: bool = False, generator: torch.Generator | None = None,
+                 collate: Callable[[list], Any] = collate):
         if not hasattr(ds, "__getitem__"):
             came = type(ds).__name__
             raise TypeError(f"ds should have items by number, ds[i], but a {came} has none")
