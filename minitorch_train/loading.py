@@ -38,8 +38,8 @@ class Dataset:
 
     `x` and `y` are tensors with the same number of rows, which is `len(ds)`. `i` is an int for
     one item; for a batch it is a slice, or a list, an array or a one-dimensional tensor of row
-    numbers from 0 on. A slice shares its memory with `x` and `y`, so changing such a batch in
-    place changes the data; rows picked by their numbers are a copy.
+    numbers from 0 on, on any device. A slice shares its memory with `x` and `y`, so changing such
+    a batch in place changes the data; rows picked by their numbers are a copy.
 
     Raises `TypeError` for what is not a tensor or not such an index, `ValueError` when the
     numbers of rows differ, `IndexError` for a row that is not there.
@@ -62,8 +62,11 @@ class Dataset:
             i = _row_numbers(i)
         if isinstance(i, (int, slice)) or not i.dim():
             return self.x[i], self.y[i]
+        x, y = self.x, self.y
         try:
-            return self.x.index_select(0, i), self.y.index_select(0, i)
+            if i.device != x.device and ((i < 0) | (i >= len(x))).any():
+                raise IndexError  # a graphics card would not say which row
+            return x.index_select(0, i.to(x.device)), y.index_select(0, i.to(y.device))
         except IndexError as error:
             wrong, last = i[(i < 0) | (i >= len(self))][0], len(self) - 1
             raise IndexError(f"i holds row {wrong}, but the rows are 0 to {last}") from error
@@ -138,16 +141,17 @@ class DataLoader:
     """Batches for a loop `for xb, yb in dl`, in order or shuffled, whole or item by item.
 
     A `Dataset` is indexed once for each batch; in order, its batches share their memory with it.
-    Any other `ds`, or one with another `collate`, is asked for its items, `ds[i]`, and the list of
-    them goes through `collate`. A pass draws its permutation in `iter(dl)`, as `Sampler` does.
+    Any other `ds`, or one with another `collate`, is asked for its items, `ds[i]`, and the list
+    of them goes through `collate`. A pass draws its permutation in `iter(dl)`, as `Sampler` does.
     What other programs read of torch's loader has its name here. Raises `TypeError` for a `ds`
     that cannot be indexed, and as `Sampler` does.
     """
 
     num_workers, pin_memory, persistent_workers = 0, False, False
 
-    def __init__(self, ds: Dataset | Sequence, bs: int, shuffle: bool = False, drop_last: bool = False,
-                 generator: torch.Generator | None = None, collate: Callable[[list], Any] = collate):
+    def __init__(self, ds: Dataset | Sequence, bs: int, shuffle: bool = False,
+                 drop_last: bool = False, generator: torch.Generator | None = None,
+                 collate: Callable[[list], Any] = collate):
         if not hasattr(ds, "__getitem__"):
             came = type(ds).__name__
             raise TypeError(f"ds should have items by number, ds[i], but a {came} has none")

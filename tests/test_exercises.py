@@ -845,10 +845,11 @@ REFUSED = {
     "05.4": [lambda x, y, bs: [(xb, xb) for xb in x.split(bs)], lambda x, y, bs: list(zip(y.split(bs), x.split(bs)))],
     "07.2": [nesterov_in_place],
     "09.1": [lambda n, bs, seed: [b + 1 for b in ALL["09.1"].solution(n, bs, seed)], lambda n, bs, seed: [2 * b for b in ALL["09.1"].solution(n, bs, seed)],
-             lambda n, bs, seed: list(torch.arange(n).roll(seed).split(bs)),
+             lambda n, bs, seed: list(torch.arange(n).roll(seed).split(bs)), lambda n, bs, seed: [b.float() for b in ALL["09.1"].solution(n, bs, seed)],
              lambda n, bs, seed: [b[torch.randperm(len(b), generator=torch.Generator().manual_seed(seed))] for b in torch.arange(n).split(bs)]],
     "09.3": [lambda x, y, bs: list(zip(x.flip(0).split(bs), y.flip(0).split(bs))), shuffled_by_seed, lambda x, y, bs: list(zip(x.roll(1, 0).split(bs), y.roll(1, 0).split(bs))),
              lambda x, y, bs: [(xb[p], yb[p]) for xb, yb in zip(x.split(bs), y.split(bs)) for p in [torch.randperm(len(xb))]]],
+    "09.4": [lambda xb: xb.mul_(2).tolist(), lambda xb: tuple(xb.mul_(2)), lambda xb: xb.mul_(2).numpy(), lambda xb: xb.mul_(2) if len(xb) == 2 else xb.mul_(2).tolist()],
     "10.1": [mode_given_back],
     "11.2": [through_a_file_of_another],
     "11.3": [rows_from_one],
@@ -860,6 +861,13 @@ REFUSED = {
 @pytest.mark.parametrize("id, answer", [(id, answer) for id, answers in REFUSED.items() for answer in answers])
 def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     assert judge(ALL[id], answer).status in ("wrong", "raised")
+
+
+def test_the_right_numbers_in_another_type_are_told_what_is_wanted():
+    """The statement of 09.4 asks for a tensor, where the numbers alone would be right in a list; which tensor, it leaves open."""
+    verdict = judge(ALL["09.4"], lambda xb: xb.mul_(2).tolist())
+    assert (verdict.mistake.name, verdict.mistake.hint) == ("what comes back: a list", "It should be: a tensor.")
+    assert judge(ALL["09.4"], lambda xb: xb.mul_(2).clone()).status == "solved"
 
 
 @pytest.mark.parametrize("id", [id for id, exercise in ALL.items() if exercise.forbidden])

@@ -10,6 +10,7 @@ import torch.utils.data as torch_data
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import tensor
+from torch.overrides import TorchFunctionMode
 
 from minitorch_train.loading import DataLoader, Dataset, Sampler, collate, get_dls
 
@@ -105,6 +106,38 @@ def test_a_dataset_names_what_does_not_fit(x, y, error, message):
 def test_a_dataset_names_an_index_that_is_none(i, error, message):
     with pytest.raises(error, match=message):
         Dataset(*rows())[i]
+
+
+class GraphicsCard(TorchFunctionMode):
+    """Refuses rows and row numbers on two devices, as a graphics card does; a meta tensor alone would take them."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.index_select and args[0].device != args[2].device:
+            raise RuntimeError("Expected all tensors to be on the same device")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("x_at, y_at", [("meta", "meta"), ("meta", "cpu"), ("cpu", "meta"), ("cpu", "cpu")])
+@pytest.mark.parametrize("i", [tensor([9, 0, 3]), [9, 0, 3], np.array([9, 0, 3])], ids=repr)
+def test_row_numbers_go_where_the_data_is(i, x_at, y_at):
+    x, y = rows()
+    with GraphicsCard():
+        xb, yb = Dataset(x.to(x_at), y.to(y_at))[i]
+    assert (xb.device.type, list(xb.shape), yb.device.type, list(yb.shape)) == (x_at, [3, 3], y_at, [3])
+
+
+def test_a_shuffled_loader_reads_data_on_another_device():
+    x, y = rows()
+    with GraphicsCard():
+        sizes = [(len(xb), yb.device.type) for xb, yb in DataLoader(Dataset(x.to("meta"), y.to("meta")), 4, shuffle=True)]
+    assert sizes == [(4, "meta"), (4, "meta"), (2, "meta")]
+
+
+@pytest.mark.parametrize("i, row", [(tensor([1, 10, 11]), 10), ([1, -1], -1)])
+def test_a_row_that_is_not_there_is_named_before_a_device_sees_it(i, row):
+    x, y = rows()
+    with pytest.raises(IndexError, match=f"i holds row {row}, but the rows are 0 to 9"):
+        Dataset(x.to("meta"), y.to("meta"))[i]
 
 
 # Sampler

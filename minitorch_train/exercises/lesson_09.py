@@ -26,6 +26,7 @@ def _epoch(answer, n, bs, seed):
         "rows that come twice": "some" if len(set(rows)) < len(rows) else "none",
         "rows that never come": "some" if len(set(rows)) < n else "none",
         "the numbers": "0 to n - 1" if set(rows) <= set(range(n)) else "others",
+        "the kind of number": "floating point" if any(b.is_floating_point() for b in batches) else "whole",
         "the order": "0, 1, 2" if rows == sorted(rows) else "mixed",
         "neighbours": "still together" if n > 30 and neighbours > n / 2 else "apart",
         "the first batch": "always of the same rows" if bs < n and first.count(first[0]) == 8 else "of other rows each time",
@@ -213,11 +214,13 @@ EXERCISES.append(Exercise(
 
 # %% ../../nbs/exercises/lesson_09.ipynb #937e0234
 def _spoiled(answer, x, shuffle=False):
-    """What comes back for the first batch, and what the data holds after the loop."""
+    """What comes back for the first batch, what the data holds after the loop, and whether tensors came."""
     ds = Dataset(x, torch.zeros(len(x)))
     came = [answer(xb) for xb, _ in DataLoader(ds, 2, shuffle)]
     first = came[0].clone() if isinstance(came[0], torch.Tensor) else came[0]
-    return {"what comes back for the first batch": first, "the data after the loop": ds.x}
+    others = [type(part).__name__ for part in came if not isinstance(part, torch.Tensor)]
+    return {"what comes back for the first batch": first, "the data after the loop": ds.x,
+            "what comes back": f"a {others[0]}" if others else "a tensor"}
 
 
 def spoil(xb):
@@ -237,7 +240,7 @@ def _doubles_twice(xb):
 
 EXERCISES.append(Exercise(
     id="09.4", title="break the data", kind="break",
-    statement="Write `spoil(xb)`, which returns the batch with its pixels times 2. `ds` is a `Dataset`, and a loop over `DataLoader(ds, 2)` reads it in order and calls `spoil` on each batch. Write it so that it also does damage: after the loop, the pixels in `ds` itself are times 2 as well, and not times 4.",
+    statement="Write `spoil(xb)`, which returns the batch, as a tensor, with its pixels times 2. `ds` is a `Dataset`, and a loop over `DataLoader(ds, 2)` reads it in order and calls `spoil` on each batch. Write it so that it also does damage: after the loop, the pixels in `ds` itself are times 2 as well, and not times 4.",
     cases=((torch.ones(2, 2),), (torch.arange(15.0).view(5, 3),)), observe=_spoiled, reference=lambda xb: torch.mul(xb, 2, out=xb), solution=spoil,
     explanation="In order, a batch is a slice of the data, and `mul_` changes the memory that both share. A shuffled batch is a copy.",
     notice=lambda answer: "With shuffle=True the data holds "
