@@ -25,7 +25,7 @@ def show_confusion(counts: Tensor) -> "matplotlib.figure.Figure":
         raise ValueError(f"counts should be [classes, classes], but it is {list(counts.shape)}")
     wrong = counts.detach().cpu().clone().fill_diagonal_(0)
     fig, ax = plt.subplots(figsize=(4.2, 4), dpi=72, layout="constrained")
-    ax.imshow(wrong, cmap="Oranges", vmax=max(1.5 * wrong.max().item(), 1))
+    ax.imshow(wrong.double().where(wrong > 0, torch.nan), cmap="Oranges", vmin=0, vmax=max(1.5 * wrong.max().item(), 1))
     for i, j in wrong.nonzero().tolist():
         ax.text(j, i, f"{wrong[i, j]:g}", ha="center", va="center", fontsize=9)
     ax.set(xticks=range(len(wrong)), yticks=range(len(wrong)), xlabel="what the network said", ylabel="true class",
@@ -91,9 +91,9 @@ def calibration(logits: Tensor, target: Tensor, bins: int = 10) -> tuple[Tensor,
     if not isinstance(bins, int) or bins < 1:
         raise ValueError(f"bins should be a whole number of at least 1, but it is {bins}")
     confidence, said = softmax(logits).max(1)
-    bin = (bins * confidence).long().clamp(max=bins - 1)
+    place = (bins * confidence).long().clamp(max=bins - 1)
     right = (said == target).double()
-    count, sure, right = (bin.bincount(weights, bins) for weights in (None, confidence, right))
+    count, sure, right = (place.bincount(weights, bins) for weights in (None, confidence, right))
     return count, sure / count, right / count, ((sure - right).abs().sum() / len(target)).item()
 
 # %% ../nbs/12_looking_inside.ipynb #0f52266a
