@@ -25,11 +25,11 @@ def show_confusion(counts: Tensor) -> "matplotlib.figure.Figure":
         raise ValueError(f"counts should be [classes, classes], but it is {list(counts.shape)}")
     wrong = counts.detach().cpu().clone().fill_diagonal_(0)
     fig, ax = plt.subplots(figsize=(4.2, 4), dpi=72, layout="constrained")
-    ax.imshow(wrong.double().where(wrong > 0, torch.nan), cmap="Oranges", vmin=0, vmax=max(1.5 * wrong.max().item(), 1))
+    ax.imshow(wrong.numpy(), cmap="Oranges", vmin=0, vmax=max(1.5 * wrong.max().item(), 1))
     for i, j in wrong.nonzero().tolist():
         ax.text(j, i, f"{wrong[i, j]:g}", ha="center", va="center", fontsize=9)
-    ax.set(xticks=range(len(wrong)), yticks=range(len(wrong)), xlabel="what the network said", ylabel="true class",
-           title=f"{wrong.sum():,} of {counts.sum():,} are wrong")
+    ax.set(xticks=range(len(wrong)), yticks=range(len(wrong)), xlabel="what the network said",
+           ylabel="true class", title=f"{wrong.sum():,} of {counts.sum():,} are wrong")
     return fig
 
 # %% ../nbs/12_looking_inside.ipynb #86289d80
@@ -56,7 +56,7 @@ def _checked(logits: Tensor, target: Tensor, least: int = 0) -> tuple[Tensor, Te
 
 # %% ../nbs/12_looking_inside.ipynb #ab863412
 def confusion(logits: Tensor, target: Tensor) -> Tensor:
-    """Counts of what was said, `[classes, classes]` in int64: a row for each true class, a column for each answer.
+    """Counts of answers, `[classes, classes]` in int64: a row for each true class, a column for each answer.
 
     `logits` is `[n, classes]`, of which the largest in a row is the answer, `target` is `[n]`.
     Raises `TypeError`, `ValueError` or `IndexError` for what does not fit, as the others here do.
@@ -92,7 +92,7 @@ def calibration(logits: Tensor, target: Tensor, bins: int = 10) -> tuple[Tensor,
         raise ValueError(f"bins should be a whole number of at least 1, but it is {bins}")
     confidence, said = softmax(logits).max(1)
     place = (bins * confidence).long().clamp(max=bins - 1)
-    right = (said == target).double()
+    right = said == target
     count, sure, right = (place.bincount(weights, bins) for weights in (None, confidence, right))
     return count, sure / count, right / count, ((sure - right).abs().sum() / len(target)).item()
 
@@ -113,7 +113,7 @@ def temperature(logits: Tensor, target: Tensor) -> float:
 
     low, high = 0.001, 1000.0
     if not slope(low) < 0 < slope(high):
-        raise ValueError("no temperature from 0.001 to 1000 fits: all rows of logits are right, or they are no better than none")
+        raise ValueError("no temperature from 0.001 to 1000 fits: all rows are right, or scores are no help")
     for _ in range(60):
         b = math.sqrt(low * high)
         low, high = (b, high) if slope(b) < 0 else (low, b)
@@ -127,7 +127,8 @@ def accuracy_interval(correct: int, n: int, z: float = 1.96) -> tuple[float, flo
     drawn by chance and nothing was chosen by them. Raises `ValueError` for numbers out of range.
     """
     if not (n > 0 and 0 <= correct <= n and 0 <= z < math.inf):
-        raise ValueError(f"correct should be from 0 to n, n above 0 and z at least 0, but they are {correct}, {n} and {z}")
+        came = f"but they are {correct}, {n} and {z}"
+        raise ValueError(f"correct should be from 0 to n, n above 0 and z at least 0, {came}")
     s, a = correct / n, z**2 / n
     half = math.sqrt(a * s * (1 - s) + a**2 / 4)
-    return max((s + a / 2 - half) / (1 + a), 0.0), min((s + a / 2 + half) / (1 + a), 1.0)
+    return (s + a / 2 - half) / (1 + a), min((s + a / 2 + half) / (1 + a), 1.0)

@@ -97,8 +97,7 @@ def test_equal_losses_keep_their_order():
 
 
 def test_16_bits_do_not_make_losses_equal():
-    logits = tensor([[8.0, 0.0], [7.99, 0.0]], dtype=torch.bfloat16)
-    logits[1, 0] = 7.96875
+    logits = tensor([[8.0, 0.0], [8.0, 0.001]], dtype=torch.bfloat16)  # losses 0.1% apart, where 16 bits tell 0.4% apart
     assert top_losses(logits, tensor([0, 0]), 2)[1].tolist() == [1, 0]
 
 
@@ -196,7 +195,7 @@ def test_a_shift_of_a_row_does_nothing():
     (torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64)),
 ])
 def test_where_there_is_none_it_says_so(logits, target):
-    with pytest.raises(ValueError, match="no temperature from 0.001 to 1000 fits"):
+    with pytest.raises(ValueError, match="no temperature from 0.001 to 1000 fits: all rows are right, or scores are no help"):
         temperature(logits, target)
 
 
@@ -249,6 +248,17 @@ def test_the_counts_stay_as_they_are():
 def test_counts_that_are_not_square_are_refused(shape):
     with pytest.raises(ValueError, match=r"counts should be \[classes, classes\], but it is \[" + ", ".join(map(str, shape))):
         show_confusion(torch.zeros(shape))
+
+
+# Types
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_smaller_type_gives_what_its_numbers_give_in_64_bits(dtype):
+    logits, target = problem()
+    logits = logits.to(dtype)
+    assert temperature(logits, target) == temperature(logits.double(), target)
+    for part, wide in zip(calibration(logits, target), calibration(logits.double(), target)):
+        assert_close(part, wide, rtol=0, atol=0, equal_nan=True)
 
 
 # What is refused by all

@@ -167,7 +167,7 @@ def published(networks):
 EXERCISES.append(Exercise(
     id="12.4", title="the figure to publish", kind="repair",
     statement="`published(networks)` gets a list of pairs, one for each network that was tried: its accuracy on the validation digits, then that on the test digits. No two networks have the same validation accuracy. The function is meant to return the test accuracy that may be published, where the network was chosen fairly. Repair it.",
-    cases=(([(0.9, 0.8)],), ([(0.95, 0.94), (0.96, 0.92)],), ([(0.975, 0.97), (0.981, 0.976), (0.979, 0.98)],), ([(0.5, 0.9), (0.6, 0.1), (0.55, 0.7), (0.4, 0.8)],)),
+    cases=(([(0.9, 0.8)],), ([(0.95, 0.94), (0.96, 0.92)],), ([(0.975, 0.97), (0.981, 0.976), (0.979, 0.98)],), ([(0.8, 0.7), (0.9, 0.4), (0.1, 0.95), (0.6, 0.3), (0.5, 0.6)],)),
     observe=_published, given=_looks_twice,
     reference=lambda networks: sorted(networks)[-1][1], solution=published,
     explanation="The validation digits choose, and the test digits measure what was chosen. `max` of pairs goes by their first number.",
