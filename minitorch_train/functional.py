@@ -15,12 +15,28 @@ def _widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Under autocast, 16-bit numbers in 32 bits, as PyTorch's losses take them there."""
+    first = tensors[0]
+    if first.is_meta or not torch.is_autocast_enabled(first.device.type):
+        return tensors
+    return tuple(x if x is None else _widened(x) for x in tensors)
+
+
+def _received(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """`x` in `dtype`, if there is one; else under autocast in 32 bits, except on the CPU, as in PyTorch."""
+    if dtype:
+        return x.to(dtype)
+    return x if x.is_cpu else _autocast(x)[0]
+
+
 def logsumexp(x: Tensor, dim: int | tuple[int, ...] = -1, keepdim: bool = False) -> Tensor:
     """`log(sum(exp(x)))` along `dim`, shifted by the maximum so that a finite answer never overflows.
 
     Rows of only `-inf`, and empty ones, give `-inf`; a row with `inf` gives `inf`; `nan` stays
     `nan`. Integers give PyTorch's default dtype. All as in `torch.logsumexp`.
     """
+    x = _received(x)
     if not (x.is_floating_point() or x.is_complex()):
         x = x.to(torch.get_default_dtype())
     wide = _widened(x)
@@ -38,14 +54,6 @@ def _shifted(x: Tensor, dim: int) -> Tensor:
     wide = _widened(x)
     return wide - wide.detach().amax(dim, keepdim=True) if x.numel() else wide
 
-
-def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Under autocast, 16-bit numbers in 32 bits, as PyTorch's losses take them there."""
-    first = tensors[0]
-    if first.is_meta or not torch.is_autocast_enabled(first.device.type):
-        return tensors
-    return tuple(x if x is None else _widened(x) for x in tensors)
-
 # %% ../nbs/03_log_softmax.ipynb #5b9bd848
 def softmax(x: Tensor, dim: int = -1, dtype: torch.dtype | None = None) -> Tensor:
     """Probabilities from scores: `exp(x)` over its sum along `dim`, shifted so that it never overflows.
@@ -53,7 +61,7 @@ def softmax(x: Tensor, dim: int = -1, dtype: torch.dtype | None = None) -> Tenso
     `x` is converted to `dtype` first, if there is one. Raises `TypeError` for integers. A row of
     only `-inf`, or with `inf`, gives `nan`, as in `torch.nn.functional.softmax`.
     """
-    [x] = [x.to(dtype)] if dtype else [x] if x.is_cpu else _autocast(x)
+    x = _received(x, dtype)
     powers = _shifted(x, dim).exp()
     return (powers / powers.sum(dim, keepdim=True)).to(x.dtype)
 
@@ -64,7 +72,7 @@ def log_softmax(x: Tensor, dim: int = -1, dtype: torch.dtype | None = None) -> T
     `x` is converted to `dtype` first, if there is one. Raises `TypeError` for integers. A row of
     only `-inf`, or with `inf`, gives `nan`, as in `torch.nn.functional.log_softmax`.
     """
-    [x] = [x.to(dtype)] if dtype else [x] if x.is_cpu else _autocast(x)
+    x = _received(x, dtype)
     z = _shifted(x, dim)
     return (z - z.exp().sum(dim, keepdim=True).log()).to(x.dtype)
 

@@ -11,6 +11,7 @@ import torch.nn.functional as torch_F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import assert_same
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 import minitorch_train.functional as F
@@ -279,6 +280,21 @@ def test_compiles_in_one_graph():
 
 
 # Low precision
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16, torch.float64), ids=str)
+@pytest.mark.parametrize("f", (F.softmax, F.log_softmax, F.logsumexp), ids=lambda f: f.__name__)
+def test_under_autocast_16_bits_become_32_beyond_the_cpu(f, dtype):
+    """Asked of tensors without numbers, which say that they are on a graphics card where there is none."""
+    for device, wide in (("cpu", dtype), ("cuda", max(dtype, torch.float32, key=lambda d: d.itemsize))):
+        with FakeTensorMode():
+            x = torch.ones(3, 4, dtype=dtype, device=device)
+        assert f(x).dtype == dtype
+        torch.set_autocast_enabled(device, True)
+        try:
+            assert f(x).dtype == wide
+        finally:
+            torch.set_autocast_enabled(device, False)
+
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("scale", (1, 10, 100))
