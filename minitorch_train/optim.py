@@ -12,17 +12,13 @@ from torch.optim import Optimizer
 # %% ../nbs/07_optimizers.ipynb #93f2a4d6
 import math
 from collections.abc import Callable, Iterable
-from numbers import Real
 from typing import Any
 
 from torch import Tensor
 
+from .options import check_names, check_numbers
+
 # %% ../nbs/07_optimizers.ipynb #e88eb79d
-# Options of PyTorch's optimizers that ours have not. At 0, `False` or absent they ask for nothing.
-_ELSEWHERE = ("dampening", "maximize", "amsgrad", "decoupled_weight_decay", "differentiable",
-              "capturable", "momentum_decay", "ns_steps")
-
-
 class _Checked(Optimizer):
     """What `SGD` and `Adam` share: the walk through the parameters, and a look at what comes in."""
 
@@ -31,30 +27,18 @@ class _Checked(Optimizer):
     def __init__(self, params: Iterable, **defaults: Any):
         super().__init__(params, defaults)
         for group in self.param_groups:
-            self._check_names(group)
-            self._check_numbers(group)
+            self._check(group)
+            check_numbers(group, self._limits)
 
-    def _check_names(self, held: dict, needed: Iterable[str] = ()) -> None:
-        faults = [f"asks for {name}={held[name]!r}" for name in _ELSEWHERE if held.get(name)]
-        faults += [f"has no {name}" for name in needed if name not in held]
-        if faults:
-            raise ValueError(f"{type(self).__name__} cannot use what {' and '.join(faults)}")
+    def _check(self, held: dict, needed: Iterable[str] = ()) -> None:
+        check_names(type(self).__name__, held, needed)
 
-    def _check_numbers(self, group: dict) -> None:
-        for name, limit in self._limits.items():
-            value, count = group[name], 2 if name == "betas" else 1
-            numbers = value if count == 2 and isinstance(value, (tuple, list)) else [value]
-            fit = [isinstance(x, Real) or isinstance(x, Tensor) and x.numel() == 1 for x in numbers]
-            if len(fit) != count or not all(fit) or not all(0 <= x < limit for x in numbers):
-                wanted = f"{('a number', 'two numbers')[count - 1]}, at least 0 and below {limit}"
-                raise ValueError(f"{name} should be {wanted}, but it is {value!r}")
-
-    def __setstate__(self, state: dict) -> None:  # when one is loaded, unpickled or copied
+    def __setstate__(self, state: dict) -> None:
         for group in state["param_groups"]:
-            self._check_names(group, self._limits)
+            self._check(group, self._limits)
         for memory in state["state"].values():
             if memory and isinstance(memory, dict):
-                self._check_names(memory, self._memory)
+                self._check(memory, self._memory)
         super().__setstate__(state)
 
     @torch._disable_dynamo  # compiled, the break at `float` of a tensor gave other numbers
@@ -63,7 +47,7 @@ class _Checked(Optimizer):
         """Move each parameter that has a gradient; call `closure` first, and return its loss."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            self._check_names(group)  # it may have been added or changed since
+            self._check(group)  # it may have been added or changed since
             for p in group["params"]:
                 if p.grad is not None:
                     self._move(p, p.grad, group)

@@ -1,4 +1,4 @@
-"""Lesson 07: SGD and Adam against torch.optim, step for step, and what they refuse."""
+"""Lessons 07 and 08: SGD and Adam against torch.optim, step for step, and what they refuse."""
 
 import copy
 import io
