@@ -11,66 +11,14 @@ from torch.optim import Optimizer
 
 # %% ../nbs/07_optimizers.ipynb #93f2a4d6
 import math
-from collections.abc import Callable, Iterable
-from numbers import Real
-from typing import Any
+from collections.abc import Iterable
 
 from torch import Tensor
 
-# %% ../nbs/07_optimizers.ipynb #e88eb79d
-# Options of PyTorch's optimizers that ours have not. At 0, `False` or absent they ask for nothing.
-_ELSEWHERE = ("dampening", "maximize", "amsgrad", "decoupled_weight_decay", "differentiable",
-              "capturable", "momentum_decay", "ns_steps")
-
-
-class _Checked(Optimizer):
-    """What `SGD` and `Adam` share: the walk through the parameters, and a look at what comes in."""
-
-    _limits, _memory = {}, ()  # a group's numbers with what they stay below; what is remembered
-
-    def __init__(self, params: Iterable, **defaults: Any):
-        super().__init__(params, defaults)
-        for group in self.param_groups:
-            self._check_names(group)
-            self._check_numbers(group)
-
-    def _check_names(self, held: dict, needed: Iterable[str] = ()) -> None:
-        faults = [f"asks for {name}={held[name]!r}" for name in _ELSEWHERE if held.get(name)]
-        faults += [f"has no {name}" for name in needed if name not in held]
-        if faults:
-            raise ValueError(f"{type(self).__name__} cannot use what {' and '.join(faults)}")
-
-    def _check_numbers(self, group: dict) -> None:
-        for name, limit in self._limits.items():
-            value, count = group[name], 2 if name == "betas" else 1
-            numbers = value if count == 2 and isinstance(value, (tuple, list)) else [value]
-            fit = [isinstance(x, Real) or isinstance(x, Tensor) and x.numel() == 1 for x in numbers]
-            if len(fit) != count or not all(fit) or not all(0 <= x < limit for x in numbers):
-                wanted = f"{('a number', 'two numbers')[count - 1]}, at least 0 and below {limit}"
-                raise ValueError(f"{name} should be {wanted}, but it is {value!r}")
-
-    def __setstate__(self, state: dict) -> None:  # when one is loaded, unpickled or copied
-        for group in state["param_groups"]:
-            self._check_names(group, self._limits)
-        for memory in state["state"].values():
-            if memory and isinstance(memory, dict):
-                self._check_names(memory, self._memory)
-        super().__setstate__(state)
-
-    @torch._disable_dynamo  # compiled, the break at `float` of a tensor gave other numbers
-    @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> Any:
-        """Move each parameter that has a gradient; call `closure` first, and return its loss."""
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        for group in self.param_groups:
-            self._check_names(group)  # it may have been added or changed since
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._move(p, p.grad, group)
-        return loss
+from .options import CheckedOptimizer
 
 # %% ../nbs/07_optimizers.ipynb #60571ec4
-class SGD(_Checked):
+class SGD(CheckedOptimizer):
     """Gradient descent with momentum, look-ahead and weight decay, as `torch.optim.SGD`.
 
     With gradient `g`, a step is `g += weight_decay * p`, then `v = momentum * v + g`, then
@@ -100,6 +48,7 @@ class SGD(_Checked):
         p.sub_(g, alpha=float(group["lr"]))
 
 # %% ../nbs/08_adam.ipynb #5b8d3516
+from collections.abc import Callable
 from itertools import chain, repeat
 
 from torch import nn
@@ -109,7 +58,7 @@ from .states import given_back
 from .watching import check_optimizer, forward
 
 # %% ../nbs/08_adam.ipynb #8774f9ea
-class Adam(_Checked):
+class Adam(CheckedOptimizer):
     """Steps of about `lr` for every weight, whatever its gradient's size, as `torch.optim.Adam`.
 
     Keeps running means `m` of the gradients and `s` of their squares, divides each by
@@ -151,8 +100,8 @@ def lr_find(model: nn.Module, loss_func: Callable, opt: Optimizer, train_dl: Ite
     The rates go from `low` to `high` in `steps`, each the same factor above the last. The test
     ends early when the loss is over four times the lowest one so far, or not finite; the loss
     that ended it is left out. Afterwards model, loss, optimizer and random numbers are as they
-    were. Raises `ValueError` when there are no batches or `opt` is of another model, and as
-    `evaluate` does for a batch that does not fit. From Smith, *Cyclical Learning Rates* (2017).
+    were. Raises `ValueError` when there are no batches or `opt` is of another model, and
+    `RuntimeError` for a batch that does not fit. From Smith, *Cyclical Learning Rates* (2017).
     """
     if steps < 2 or not 0 < low < high:
         raise ValueError(f"steps should be at least 2 and 0 < low < high, but they are {steps}, {low}, {high}")

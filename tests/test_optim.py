@@ -1,19 +1,24 @@
-"""Lesson 07: SGD and Adam against torch.optim, step for step, and what they refuse."""
+"""Lessons 07 and 08: SGD (07) and Adam (08) against torch.optim, step for step, and what they refuse; lr_find and one_cycle (08)."""
 
 import copy
 import io
 import json
 import math
 import pickle
+import random
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
+from reference import alike
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from minitorch_train.optim import SGD, Adam
+from minitorch_train.functional import cross_entropy, mse
+from minitorch_train.loading import DataLoader, Dataset, collate
+from minitorch_train.optim import SGD, Adam, lr_find, one_cycle
 
 SGD_OPTIONS = [
     {"lr": 0.1},
@@ -792,3 +797,245 @@ def test_an_option_that_comes_in_later_is_refused_too(make):
 def test_an_argument_is_not_taken_for_another_one():
     with pytest.raises(TypeError, match="positional"):
         SGD(parameters(), 0.1, 0.9, 0, 5e-4)  # in torch, the fourth is dampening and the fifth the decay
+
+
+# Learning rates
+
+def rows(n=100, features=8, classes=3):
+    """Inputs, and classes that depend on them."""
+    x = torch.randn(n, features, generator=torch.Generator().manual_seed(0))
+    return x, x[:, :classes].argmax(1)
+
+
+def restless():
+    """A model with what a step changes beside its weights: dropout, and running means."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
+
+
+def loader():
+    return DataLoader(Dataset(*rows()), 16, shuffle=True, generator=torch.Generator().manual_seed(5))
+
+
+def noisy_loader():
+    """One that augments with all three sources of random numbers, and has no generator of its own."""
+    def noisy(batch):
+        x, y = collate(batch)
+        return x + 0.01 * random.random() + 0.01 * np.random.rand() + 0.01 * torch.randn(()), y
+
+    return DataLoader(list(zip(*rows(50))), 8, shuffle=True, collate=noisy)
+
+
+def sgd(model):
+    return SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
+def steps_of(model, opt, batches):
+    """The losses of the loop that everybody writes."""
+    losses = []
+    for xb, yb in batches:
+        loss = cross_entropy(model(xb), yb)
+        losses.append(loss.item())
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+    return losses
+
+
+def test_lr_find_steps_at_each_rate_and_leaves_everything_as_it_was():
+    model = restless()
+    opt = sgd(model)
+    steps_of(model, opt, loader())
+    model.eval()
+    before, opt_before = copy.deepcopy(model), copy.deepcopy(opt.state_dict())
+    torch.manual_seed(3)
+    lrs, losses = lr_find(model, cross_entropy, opt, loader(), low=1e-3, high=1.0, steps=20)
+    alike(dict(model.state_dict()), dict(before.state_dict()))
+    assert not model.training
+    assert repr(opt.state_dict()) == repr(opt_before)
+    assert len(lrs) == len(losses) == 20
+    assert lrs[0] == 1e-3 and lrs[-1] == pytest.approx(1.0) and lrs[10] / lrs[9] == pytest.approx(1000 ** (1 / 19))
+
+    copied = before.train()
+    copied_opt = sgd(copied)
+    copied_opt.load_state_dict(opt_before)
+    train_dl, expected = loader(), []
+    torch.manual_seed(3)
+    batches = [batch for _ in range(3) for batch in train_dl]
+    for lr, batch in zip(lrs, batches):
+        copied_opt.param_groups[0]["lr"] = lr
+        expected += steps_of(copied, copied_opt, [batch])
+    assert losses == expected
+
+
+class Warm(nn.Module):
+    """A loss that learns something itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, out, yb):
+        return nn.functional.cross_entropy(out * self.scale, yb)
+
+
+class Keeper(nn.Module):
+    """Has what deepcopy refuses, and everything that a module can hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.utils.weight_norm(nn.Linear(8, 3))
+        self.norm, self.drop, self.note = nn.BatchNorm1d(8), nn.Dropout(0.5), 0
+        self.norm.eval()
+        self.register_buffer("seen", torch.zeros(1), persistent=False)
+        self.register_buffer("empty", None)
+
+    def forward(self, x):
+        self.seen = self.seen + 1  # another tensor each time
+        self.note += 1
+        self.kept = self.layer(self.drop(self.norm(x)))
+        return self.kept
+
+    def get_extra_state(self):
+        return {"note": self.note}
+
+    def set_extra_state(self, state):
+        self.note = state["note"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # the old weight_norm is the one that deepcopy refuses
+@pytest.mark.parametrize("failing", [False, True])
+@pytest.mark.parametrize("make", [sgd, lambda model: Adam(model.parameters()), lambda model: torch.optim.Adam(model.parameters()),
+                                  lambda model: torch.optim.RMSprop(model.parameters(), momentum=0.9), lambda model: sgd(model.norm)],
+                         ids=["SGD", "Adam", "torch's Adam", "RMSprop", "of a part"])
+def test_lr_find_gives_everything_back(make, failing):
+    model, loss_func = Keeper(), Warm()
+    x, y = rows()
+    train_dl = noisy_loader() if failing else loader()
+    opt = make(model)
+    opt.add_param_group({"params": list(loss_func.parameters()), "lr": 0.3})
+    for _ in range(2):
+        loss_func(model(x), y).backward()
+        opt.step()
+    with pytest.raises((RuntimeError, TypeError)):
+        copy.deepcopy(model)
+    model.train(not failing)
+    model.norm.eval()
+
+    def everything():
+        parts = (model, loss_func)
+        generators = [train_dl.generator] if train_dl.generator else []
+        return [copy.deepcopy([(name, value.detach()) for part in parts for name, value in (*part.named_parameters(), *part.named_buffers())]),
+                [p.grad.clone() for part in parts for p in part.parameters()], copy.deepcopy(opt.state_dict()), model.note, [module.training for module in model.modules()],
+                torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist(), [g.get_state() for g in generators]]
+
+    before, objects = everything(), [id(t) for t in (*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters()))]
+    groups, state = opt.param_groups, {p: id(s) for p, s in opt.state.items()}
+    if failing:
+        with pytest.raises(RuntimeError, match="batch 8"):
+            lr_find(model, loss_func, opt, [*list(islice(train_dl, 7)), (torch.zeros(2, 9), y[:2])])
+        before[5:8] = everything()[5:8]  # the list above drew them
+    else:
+        assert len(lr_find(model, loss_func, opt, train_dl, steps=30)[0]) > 5
+    alike(everything(), before)
+    assert objects == [id(t) for t in (*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters()))]
+    assert opt.param_groups is groups and state == {p: id(s) for p, s in opt.state.items()}
+
+
+@pytest.mark.parametrize("options", [{"steps": 1}, {"low": 0.0}, {"low": 1.0, "high": 0.1}, {"low": -1.0}])
+def test_lr_find_refuses_rates_that_do_not_grow(options):
+    model = restless()
+    with pytest.raises(ValueError, match="steps should be at least 2 and 0 < low < high"):
+        lr_find(model, cross_entropy, sgd(model), loader(), **options)
+
+
+def test_lr_find_ends_when_the_loss_runs_away():
+    model, (x, y) = nn.Linear(8, 3), rows()
+    lrs, losses = lr_find(model, mse_to_hot, SGD(model.parameters(), 0.1), [(x, y)], low=1e-2, high=1e10)
+    assert 10 < len(lrs) < 60 and losses[-1] <= 4 * min(losses)
+    values = iter([5.0, 1.0, 4.0, 4.01, 1.0])
+    lrs, losses = lr_find(model, lambda out, yb: out.sum() * 0 + next(values), SGD(model.parameters(), 0.1), [(x, y)])
+    assert losses == [5.0, 1.0, 4.0]
+    values = iter([5.0, math.nan, 1.0])
+    assert lr_find(model, lambda out, yb: out.sum() * 0 + next(values), SGD(model.parameters(), 0.1), [(x, y)])[1] == [5.0]
+    with pytest.raises(ValueError, match="finite loss, but it gave none"):
+        lr_find(model, cross_entropy, SGD(model.parameters(), 0.1), [])
+    with pytest.raises(RuntimeError, match=r"batch 1: model\(xb\) fails"):
+        lr_find(model, cross_entropy, SGD(model.parameters(), 0.1), [(torch.zeros(2, 9), y)])
+
+
+def mse_to_hot(out, yb):
+    return mse(out, nn.functional.one_hot(yb, 3).float())
+
+
+@pytest.mark.parametrize("steps, warmup", [(10, 0.3), (100, 0.3), (782, 0.25), (37, 0.9), (4, 0.5)])
+def test_one_cycle_is_the_schedule_of_torch(steps, warmup):
+    def rates(make):
+        opt = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))]}, {"params": [nn.Parameter(torch.zeros(1))], "lr": 0.2}], lr=0.7)
+        schedule, found = make(opt), []
+        for _ in range(steps):
+            opt.step()
+            found.append([group["lr"] for group in opt.param_groups])
+            if len(found) < steps:
+                schedule.step()
+        return found
+
+    theirs = rates(lambda opt: lr_scheduler.OneCycleLR(opt, [0.7, 0.2], total_steps=steps, pct_start=warmup, cycle_momentum=False))
+    ours = rates(lambda opt: one_cycle(opt, steps, warmup))
+    assert ours == [pytest.approx(row, rel=1e-6, abs=1e-12) for row in theirs]
+
+
+def test_one_cycle_stays_low_after_its_end_and_refuses_odd_numbers():
+    opt = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = one_cycle(opt, 3)
+    for _ in range(6):
+        opt.step()
+        schedule.step()
+    assert opt.param_groups[0]["lr"] == pytest.approx(1 / 250_000)
+    for steps, warmup in ((0, 0.3), (10, 0.0), (10, 1.0)):
+        with pytest.raises(ValueError, match=f"but they are {steps} and {warmup}"):
+            one_cycle(opt, steps, warmup)
+    for steps in (1, 2):
+        one_cycle(opt, steps)
+
+
+def no_history(opt):
+    """A new optimizer."""
+
+
+def a_schedule_that_ended(opt):
+    schedule = one_cycle(opt, 3)
+    for _ in range(5):
+        opt.step()
+        schedule.step()
+
+
+def a_state_of_another_run(opt):
+    other = type(opt)([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)], lr=5.0)
+    lr_scheduler.ExponentialLR(other, 0.5)
+    opt.load_state_dict(other.state_dict())
+
+
+def a_new_optimizer_with_old_groups(opt):
+    for group in opt.param_groups:
+        group["initial_lr"] = 7.0
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, SGD, torch.optim.AdamW, Adam])
+@pytest.mark.parametrize("history", [
+    no_history, a_schedule_that_ended, a_state_of_another_run, a_new_optimizer_with_old_groups,
+    lambda opt: lr_scheduler.OneCycleLR(opt, 0.4, total_steps=9, cycle_momentum=False),
+    lambda opt: lr_scheduler.ReduceLROnPlateau(opt),
+], ids=["none", "ended", "loaded", "groups", "OneCycleLR", "plateau"])
+def test_the_rates_at_the_call_are_the_highest_of_one_cycle(make, history):
+    opt = make([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)], lr=0.3)
+    history(opt)
+    for group, lr in zip(opt.param_groups, (0.01, 0.02)):
+        group["lr"] = lr
+    schedule, rates = one_cycle(opt, 20, 0.5), []
+    for _ in range(20):
+        rates.append([group["lr"] for group in opt.param_groups])
+        opt.step()
+        schedule.step()
+    assert [max(column) for column in zip(*rates)] == pytest.approx([0.01, 0.02])
+    assert rates[0] == pytest.approx([0.01 / 25, 0.02 / 25]) and schedule.base_lrs == [0.01, 0.02]

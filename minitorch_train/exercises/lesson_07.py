@@ -12,7 +12,7 @@ import torch
 from torch import nn, tensor
 
 from minitorch_train.exercises import Exercise, Mistake, kept, value
-from minitorch_train.optim import SGD, Adam
+from minitorch_train.optim import SGD
 
 # %% ../../nbs/exercises/lesson_07.ipynb #acb0a324
 EXERCISES = [
@@ -97,5 +97,126 @@ EXERCISES.append(Exercise(
         Mistake("the two results are in the other order", "Which of the two is wanted first?",
                 "Return the weight, and then the sum.",
                 (lambda p, g, v, lr, mu: nesterov_step(p, g, v, lr, mu)[::-1],)),
+    ),
+))
+
+# %% ../../nbs/exercises/lesson_07.ipynb #f7183ae5
+def find_parameters(found):
+    parameters = []
+    for value in found.values() if isinstance(found, dict) else found:
+        new = []
+        if isinstance(value, nn.Parameter):
+            new = [value]
+        elif isinstance(value, (dict, list)):
+            new = find_parameters(value)
+        parameters += [p for p in new if all(p is not q for q in parameters)]
+    return parameters
+
+
+def _walk(found, kinds=(dict, list), is_one=nn.Parameter, inner_last=False):
+    """Every parameter as often as it stands there; with other arguments, what goes wrong in known ways."""
+    values = found.values() if isinstance(found, dict) else found
+    parts = [[value] if isinstance(value, is_one) else _walk(value, kinds, is_one, inner_last) if isinstance(value, kinds) else []
+             for value in values]
+    flat = [isinstance(value, is_one) for value in values]
+    order = sorted(range(len(parts)), key=lambda i: not flat[i]) if inner_last else range(len(parts))
+    return [p for i in order for p in parts[i]]
+
+
+def _once(params):
+    """Each object once, at its first place."""
+    return list({id(p): p for p in params}.values())
+
+
+def _numbers_once(params):
+    """Each number once, which loses a parameter that happens to be equal to another."""
+    kept = []
+    for p in params:
+        if not any(torch.equal(p, q) for q in kept):
+            kept.append(p)
+    return kept
+
+
+def _top(found):
+    """The parameters of the first level alone."""
+    return _once(value for value in found.values() if isinstance(value, nn.Parameter))
+
+
+def _nested(found):
+    """A list in a list for what lies deeper."""
+    values = found.values() if isinstance(found, dict) else found
+    return [_nested(value) if isinstance(value, (dict, list)) else value for value in values if isinstance(value, (dict, list, nn.Parameter))]
+
+
+def _one_level(found):
+    """What a list holds, but not what a list in it holds."""
+    parts = [value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else [value] for value in found.values()]
+    return _once(p for part in parts for p in part if isinstance(p, nn.Parameter))
+
+
+def _where(answer, found):
+    """The numbers of what is found, each with the names that lead to the very same object."""
+    result = answer(found)
+    if not isinstance(result, (list, tuple)):
+        return result
+    places = {}
+
+    def visit(value, place):
+        if isinstance(value, (dict, list)):
+            for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+                visit(part, f"{place}.{name}" if place else str(name))
+        else:
+            places.setdefault(id(value), place)
+
+    visit(found, "")
+    return [f"at {places[id(p)]}" if id(p) in places else p for p in result]
+
+
+def _parameter(*numbers):
+    return nn.Parameter(tensor(numbers))
+
+
+_TIED = _parameter(2.0)
+
+EXERCISES.append(Exercise(
+    id="07.3", title="every parameter, once", kind="extend",
+    statement="Write `find_parameters(found)` for a dictionary such as the one that `ModuleTiny` keeps, from names to values. It "
+              "returns one flat list of the parameters, in the order in which they stand. A value that is an `nn.Parameter` is "
+              "listed. A value that is itself a dictionary, or a list of values, is searched in the same way. Anything else is passed "
+              "over, a tensor that is no parameter too. A parameter that stands in two places is listed once, at the first.",
+    cases=(
+        ({"scale": _parameter(1.0), "lr": 0.5},),
+        ({"layers": [_parameter(1.0), _parameter(2.0)], "scale": _parameter(3.0)},),
+        ({"inner": {"weight": _parameter(1.0), "bias": _parameter(1.0)}, "mean": tensor([4.0])},),
+        ({"first": _TIED, "layers": [{"weight": _parameter(3.0)}, [{"weight": _TIED, "name": "last"}, _parameter(5.0)]]},),
+        ({"name": "empty", "layers": []},),
+    ),
+    observe=_where, reference=lambda found: _once(_walk(found)), solution=find_parameters,
+    explanation="What lies inside is of the same kind as the whole, so the function calls itself. `is` asks whether two names stand for one "
+                "object, where `==` would compare numbers.",
+    notice=lambda answer: "A weight that two layers share would be moved twice in each step if it were listed twice.",
+    hint="Go through the values in order. What is a parameter, what is a dictionary or a list, and what is neither?",
+    mistakes=(
+        Mistake("what lies inside is not searched", "A dictionary and a list may hold parameters too.",
+                "For a dictionary or a list, call `find_parameters` again, and add what it finds.", (_top,)),
+        Mistake("lists are passed over", "That is what `ModuleTiny` does, and what should be mended here.",
+                "Search a list as you search a dictionary. It has no `.values()`: go through the list itself.", (lambda found: _once(_walk(found, kinds=dict)),)),
+        Mistake("dictionaries inside are passed over", "A value may be a dictionary like the whole.",
+                "For a dictionary, call `find_parameters` again, and add what it finds.", (lambda found: _once(_walk(found.values(), kinds=list)),)),
+        Mistake("the search ends one level down", "A list may hold lists and dictionaries.",
+                "Let the function call itself, so that it goes down as far as there is something.", (_one_level,)),
+        Mistake("a tensor is taken for a parameter", "Look at `mean`, which is a tensor and nothing to be learned.",
+                "Ask for `isinstance(value, nn.Parameter)`.", (lambda found: _once(_walk(found, is_one=torch.Tensor)),)),
+        Mistake("a parameter is listed twice", "One parameter stands in two places of the last but one input.",
+                "Before adding `p`, ask whether any `q` in the list is the same object: `p is q`.", (_walk,)),
+        Mistake("equal numbers are taken for one parameter", "Two parameters may start with the same numbers, and part later.",
+                "Compare objects with `is`, and not numbers with `==` or `torch.equal`.", (lambda found: _numbers_once(_walk(found)),)),
+        Mistake("the list is not flat", "A list of lists came.", "Use `+=` or `extend` where you add what lies inside, and not `append`.", (_nested,)),
+        Mistake("what lies inside comes last", "The order is that in which the parameters stand.",
+                "Add what lies inside when you come to it, and not at the end.", (lambda found: _once(_walk(found, inner_last=True)),)),
+        Mistake("the names are listed", "Which is wanted, the names or what they stand for?",
+                "Put the parameter into the list, and not its name.", (lambda found: [name for name, value in found.items() if isinstance(value, nn.Parameter)],)),
+        Mistake("the last place counts", "A parameter that stands in two places is listed at the first.",
+                "Add a parameter when you meet it first, and pass over it later.", (lambda found: _once(_walk(found)[::-1])[::-1],)),
     ),
 ))

@@ -6,13 +6,13 @@
 __all__ = []
 
 # %% ../../nbs/exercises/lesson_08.ipynb #ef44405a
-from functools import partial
+import math
 
 import torch
 from torch import nn, tensor
 
-from minitorch_train.exercises import Exercise, Mistake, kept, value
-from minitorch_train.optim import SGD, Adam
+from minitorch_train.exercises import Exercise, Mistake
+from minitorch_train.optim import Adam
 
 # %% ../../nbs/exercises/lesson_08.ipynb #04d40960
 def _first_step(g):
