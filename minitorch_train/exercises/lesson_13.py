@@ -9,7 +9,9 @@ __all__ = []
 import math
 
 import torch
-from torch import tensor
+from torch import Tensor, tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from minitorch_train.exercises import Exercise, Mistake, value
 
@@ -85,6 +87,17 @@ def _merge_plain_again(m1, s1, m2, s2):
     return m, (s1 * m1.exp() + s2 * m2.exp()) * (-m).exp()
 
 
+def _merge_first(m1, s1, m2, s2):
+    """By way of the first maximum, whichever is larger."""
+    m = torch.maximum(m1, m2)
+    return m, (s1 + s2 * (m2 - m1).exp()) * (m1 - m).exp()
+
+
+def _merge_second(m1, s1, m2, s2):
+    """By way of the second maximum."""
+    return _merge_first(m2, s2, m1, s1)
+
+
 def _merge_logs(m1, s1, m2, s2):
     """The logarithms of the whole sums instead of the maxima."""
     m = torch.maximum(m1 + s1.log(), m2 + s2.log())
@@ -102,7 +115,8 @@ EXERCISES.append(Exercise(
     id="13.2", title="two pieces of a row", kind="write",
     statement="A row was cut into two pieces. Of each, the maximum `m` is known, and the sum `s` of `exp(x - m)` over the piece, as tensors of one number. Write `merge(m1, s1, m2, s2)`, which returns the same pair for the whole row. It should stay right when the scores are in the thousands.",
     cases=((tensor(0.0), tensor(1.0), tensor(1.0), tensor(1.0)), (tensor(3.0), tensor(1.5), tensor(1.0), tensor(2.0)), (tensor(2.0), tensor(1.5), tensor(2.0), tensor(1.25)),
-           (tensor(1000.0), tensor(2.0), tensor(999.0), tensor(1.0)), (tensor(-1000.0), tensor(2.0), tensor(-999.0), tensor(1.0))),
+           (tensor(1000.0), tensor(2.0), tensor(999.0), tensor(1.0)), (tensor(-1000.0), tensor(2.0), tensor(-999.0), tensor(1.0)),
+           (tensor(0.0), tensor(1.0), tensor(1000.0), tensor(2.0)), (tensor(1000.0), tensor(2.0), tensor(0.0), tensor(1.0))),
     reference=_merge_wide, solution=merge,
     explanation="A sum with maximum `m1` comes to the larger maximum `m` by the factor `exp(m1 - m)`, which is never above 1. For the piece that has the larger maximum, it is 1.",
     notice=lambda answer: f"Two pieces with maxima 0 and 100 and sums of 1 give a sum of {answer(tensor(0.0), tensor(1.0), tensor(100.0), tensor(1.0))[1]:.6f}: the smaller piece is below what float32 can show.",
@@ -115,6 +129,8 @@ EXERCISES.append(Exercise(
                 "The exponent is the piece's own maximum minus the larger one, so it is never positive.", (_merge_sign,)),
         Mistake("plain exponentials on the way", "With scores in the thousands, `exp` of a maximum overflows or is 0.",
                 "Subtract the maxima before `exp`, and not after.", (_merge_plain, _merge_plain_again)),
+        Mistake("a smaller maximum on the way", "Where the scores of the pieces lie far apart, `exp` of the difference overflows.",
+                "Bring each sum to the larger maximum at once: `s1 * (m1 - m).exp()` and `s2 * (m2 - m).exp()`.", (_merge_first, _merge_second)),
         Mistake("only one piece is kept", "Both pieces belong to the row.", "Add the two sums, each with its factor.", (lambda m1, s1, m2, s2: (m1, s1) if m1 > m2 else (m2, s2), lambda m1, s1, m2, s2: (torch.maximum(m1, m2), torch.maximum(s1, s2)))),
         Mistake("the smaller maximum", "The exponents should never be positive.", "`m` is `torch.maximum(m1, m2)`.",
                 (lambda m1, s1, m2, s2: (torch.minimum(m1, m2), s1 * (m1 - torch.minimum(m1, m2)).exp() + s2 * (m2 - torch.minimum(m1, m2)).exp()),)),
@@ -223,19 +239,54 @@ def _chunked_like(x, w, target, chunk, divide, add, rows=None):
     return of_x, of_w
 
 
-def _whole_gradients(x, w, target, chunk):
-    """Right beyond doubt: PyTorch's own loss and gradients, without chunks."""
+def _added_gradients(x, w, target, chunk):
+    """Right beyond doubt: PyTorch's own loss and gradients, added up over the chunks by `backward`."""
     x, w = (leaf.clone().requires_grad_() for leaf in (x, w))
-    loss = torch.nn.functional.cross_entropy(torch.nn.functional.linear(x, w), target)
-    return torch.autograd.grad(loss, (x, w))
+    for i in range(0, len(x), chunk):
+        logits = torch.nn.functional.linear(x[i : i + chunk], w)
+        loss = torch.nn.functional.cross_entropy(logits, target[i : i + chunk], reduction="sum")
+        (loss / len(x)).backward()
+    return x.grad, w.grad
+
+
+class _MostRows(TorchDispatchMode):
+    """Finds the most rows, or columns, of a matrix that is made from `x` and has a number for each word."""
+
+    def __init__(self, x, words):
+        super().__init__()
+        self.made, self.words, self.rows = [x], words, 0  # what is kept here keeps its memory, so no address comes twice
+        self.places = {x.untyped_storage().data_ptr()}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        before, after = ([a for a in tree_flatten(some)[0] if isinstance(a, Tensor)] for some in ((args, kwargs), out))
+        if any(a.untyped_storage().data_ptr() in self.places for a in before):
+            self.made += after
+            self.places |= {a.untyped_storage().data_ptr() for a in after if a.numel()}
+            whole = [a for a in after if a.dim() == 2 and a.untyped_storage().nbytes() >= a.nbytes]  # one number, expanded, is none
+            shapes = [a.shape for a in whole if a.is_floating_point() and self.words in a.shape]
+            self.rows = max([self.rows, *(n if words == self.words else words for n, words in shapes)])
+        return out
+
+
+def _in_chunks(answer, x, w, target, chunk):
+    """The gradients, and how many rows with a number for each word were there at once, if more than `chunk`."""
+    with _MostRows(x, len(w)) as watch:
+        result = answer(x, w, target, chunk)
+    return None if result is None else {"the gradients": result, "the most rows of logits, or of what is made from them, at a time": max(watch.rows, chunk)}
+
+
+def _whole_gradients(x, w, target, chunk):
+    """All rows at once."""
+    return chunked_gradients(x, w, target, len(x))
 
 
 EXERCISES.append(Exercise(
     id="13.4", title="chunks to repair", kind="repair",
-    statement="`chunked_gradients(x, w, target, chunk)` is meant to return the gradients by `x` and by `w` of the mean cross-entropy of `x @ w.T`, with `chunk` rows of logits at a time. With one chunk for all rows it does. With several, two things are wrong. Repair both.",
+    statement="`chunked_gradients(x, w, target, chunk)` is meant to return the gradients by `x` and by `w` of the mean cross-entropy of `x @ w.T`, with at most `chunk` rows of logits at a time. With one chunk for all rows it does. With several, two things are wrong. Repair both.",
     cases=((tensor([[1.0], [2.0]]), tensor([[1.0], [0.0]]), tensor([0, 1]), 2), (tensor([[1.0], [2.0]]), tensor([[1.0], [0.0]]), tensor([0, 1]), 1),
            (torch.linspace(-1, 1, 10).reshape(5, 2), torch.linspace(0, 1, 6).reshape(3, 2), tensor([0, 2, 1, 1, 0]), 2)),
-    reference=_whole_gradients, solution=chunked_gradients, given=_chunked_broken,
+    reference=_added_gradients, observe=_in_chunks, solution=chunked_gradients, given=_chunked_broken,
     explanation="The mean is over all rows, so each chunk is divided by `len(x)`. Every row adds its share to the gradient of the weight, so the chunks' products are added up.",
     notice=lambda answer: "For 64 rows, chunks of 1, 10 and 64 rows agree to " + "{:.0e}.".format(max(
         (answer(a, b, c, n)[1] - answer(a, b, c, 64)[1]).abs().max().item() for a, b, c in [(torch.randn(64, 8), torch.randn(20, 8), torch.randint(20, (64,)))] for n in (1, 10))),
@@ -246,10 +297,12 @@ EXERCISES.append(Exercise(
                                                                lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: n, True))),
         Mistake("each chunk overwrites the weight's gradient", "Only the last chunk is left in the gradient of the weight.",
                 "Add to it: `of_w += g.T @ part`.", (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: len(x), False),)),
+        Mistake("all rows at once", "The gradients are right, but all rows of logits, or of what is made from them, are there at once.",
+                "Leave the loop over chunks as it is, and add both products inside it: only `chunk` rows of `g` are there then.", (_whole_gradients,)),
         Mistake("divided by the number of chunks", "The loss is a mean over rows, and chunks may be of different lengths.", "Divide `g` by `len(x)`.",
                 (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: len(x) // n, True), lambda x, w, t, n: tuple(g / -(-len(x) // n) for g in _chunked_like(x, w, t, n, len, True)))),
         Mistake("only one of the two gradients is divided", "The factor belongs to `g`, and both come from it.", "Divide `g` by `len(x)` before the two products.",
-                (lambda x, w, t, n: (_chunked_like(x, w, t, n, lambda part: 1, True)[0], _whole_gradients(x, w, t, n)[1]), lambda x, w, t, n: (_whole_gradients(x, w, t, n)[0], _chunked_like(x, w, t, n, lambda part: 1, True)[1]))),
+                (lambda x, w, t, n: (_chunked_like(x, w, t, n, lambda part: 1, True)[0], _added_gradients(x, w, t, n)[1]), lambda x, w, t, n: (_added_gradients(x, w, t, n)[0], _chunked_like(x, w, t, n, lambda part: 1, True)[1]))),
         Mistake("no division at all", "The loss is a mean, so the gradient has a factor 1 / n.", "Divide `g` by `len(x)`.",
                 (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: 1, True),)),
         Mistake("the last rows are left out", "A last chunk with fewer rows has to be worked on, too.", "Let `range` run to `len(x)`.",
