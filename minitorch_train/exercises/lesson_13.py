@@ -151,52 +151,63 @@ EXERCISES.append(Exercise(
 ))
 
 # %% ../../nbs/exercises/lesson_13.ipynb #59db15b6
-def smoothed_gradient(logits, target, smoothing):
-    wanted = torch.full_like(logits, smoothing / logits.shape[1])
-    wanted.scatter_add_(1, target[:, None], torch.full_like(logits[:, :1], 1 - smoothing))
-    return (torch.softmax(logits, 1) - wanted) / len(target)
+def weighted_gradient(logits, target, weight):
+    share = weight[target] / weight[target].sum()
+    gradient = torch.softmax(logits, 1)
+    gradient[range(len(target)), target] -= 1
+    return gradient * share[:, None]
 
 
-def _by_autograd(logits, target, smoothing):
+def _by_autograd(logits, target, weight):
     """Right beyond doubt: PyTorch's own loss and gradient."""
     x = logits.clone().requires_grad_()
-    loss = torch.nn.functional.cross_entropy(x, target, label_smoothing=smoothing)
+    loss = torch.nn.functional.cross_entropy(x, target, weight)
     return torch.autograd.grad(loss, x)[0]
 
 
-def _from_target(logits, target, others, right, scale=1.0):
-    """Softmax minus a target with one number for the right class and another for the rest."""
-    wanted = torch.full_like(logits, others).scatter_(1, target[:, None], right)
-    return (torch.softmax(logits, 1) - wanted) * scale / len(target)
+def _from_shares(logits, target, of_softmax, of_target):
+    """Each row's softmax times a number, minus its one-hot vector times another."""
+    one_hot = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
+    return torch.softmax(logits, 1) * of_softmax - one_hot * of_target
+
+
+def _each_row(logits, target, share):
+    """Softmax minus one-hot, a row times its share."""
+    return _from_shares(logits, target, share[:, None], share[:, None])
 
 
 EXERCISES.append(Exercise(
-    id="13.3", title="the gradient of a smoothed loss", kind="extend",
-    statement="Write `smoothed_gradient(logits, target, smoothing)`: the gradient of the mean cross-entropy by the logits `[n, C]`, for class indices `[n]` and label smoothing. Use `torch.softmax`, and neither a loss nor autograd.",
-    cases=((tensor([[0.0, 0.0]]), tensor([1]), 0.5), (tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 0.0]]), tensor([2, 0]), 0.2), (tensor([[3.0, 1.0, 0.0, 2.0]]), tensor([3]), 0.0)),
-    reference=_by_autograd, solution=smoothed_gradient, forbidden=("backward", "grad", "vjp", "jacrev", "jacobian", "nll", "nll_loss", "cross_entropy", "fused_cross_entropy", "linear_cross_entropy"),
-    explanation="The gradient is softmax minus what is asked for. Smoothing asks for `1 - smoothing` more at the right class and for `smoothing / C` at every class, the right one as well.",
-    notice=lambda answer: f"Each row still adds up to 0: the largest sum for random logits is {answer(torch.randn(8, 5), torch.arange(8) % 5, 0.1).sum(1).abs().max():.0e}.",
-    hint="Write down what share of each class is asked for. It replaces the one-hot vector in softmax minus one-hot.",
+    id="13.3", title="the gradient of a weighted loss", kind="extend",
+    statement="Write `weighted_gradient(logits, target, weight)`: the gradient by the logits `[n, C]` of the mean cross-entropy of lesson 04 with a weight for each class, where `target` holds class indices `[n]` and `weight` is `[C]`. Use `torch.softmax`, and neither a loss nor autograd.",
+    cases=((tensor([[0.0, 0.0], [0.0, 0.0]]), tensor([0, 1]), tensor([1.0, 3.0])), (tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 0.0], [3.0, 1.0, 0.0]]), tensor([2, 0, 2]), tensor([1.0, 2.0, 0.5])),
+           (tensor([[3.0, 1.0, 0.0, 2.0], [0.0, 1.0, 2.0, 1.0]]), tensor([3, 1]), tensor([2.0, 1.0, 1.0, 4.0]))),
+    reference=_by_autograd, solution=weighted_gradient, forbidden=("backward", "grad", "vjp", "jacrev", "jacobian", "nll", "nll_loss", "cross_entropy", "fused_cross_entropy", "linear_cross_entropy"),
+    explanation="Each row's loss is multiplied by the weight of its right class and divided by the sum of these weights, and so is its gradient, softmax minus one-hot.",
+    notice=lambda answer: f"Each row still adds up to 0: the largest sum for random logits is {answer(torch.randn(8, 5), torch.arange(8) % 5, torch.rand(5)).sum(1).abs().max():.0e}.",
+    hint="Write down by what the loss of one row is multiplied and divided in the weighted mean. The same goes for its row of the gradient.",
     mistakes=(
-        Mistake("no division by the number of rows", "The gradient of a mean over n rows has a factor 1 / n.", "Divide by `len(target)`.",
-                (lambda x, t, e: _by_autograd(x, t, e) * len(t),)),
-        Mistake("the sign is turned", "The logit of the right class has to rise, so its slope is negative.", "It is softmax minus what is asked for.",
-                (lambda x, t, e: -_by_autograd(x, t, e),)),
-        Mistake("no smoothing", "The share `smoothing` is to be spread over all classes.", "Use `smoothing / C` for every class, and `1 - smoothing` more for the right one.",
-                (lambda x, t, e: _by_autograd(x, t, 0.0),)),
-        Mistake("the right class gets nothing from the spread", "The share is spread over all classes, and the right one is among them.",
-                "The right class is asked for `1 - smoothing + smoothing / C`.", (lambda x, t, e: _from_target(x, t, e / x.shape[1], 1 - e),)),
-        Mistake("spread over the other classes only", "The share goes to C classes, and not to C - 1.", "Use `smoothing / C`, for the right class as well.",
-                (lambda x, t, e: _from_target(x, t, e / (x.shape[1] - 1), 1 - e),)),
-        Mistake("the share is not divided", "Every class has got the whole share.", "The C classes get `smoothing / C` each.", (lambda x, t, e: _from_target(x, t, e, 1.0), lambda x, t, e: _from_target(x, t, e, 1 - e))),
-        Mistake("the share goes to nobody", "What is asked for adds up to less than 1.", "Every class is asked for `smoothing / C`.", (lambda x, t, e: _from_target(x, t, 0.0, 1 - e),)),
-        Mistake("smoothing and the rest exchanged", "The right class keeps `1 - smoothing`.", "Spread `smoothing`, and not `1 - smoothing`.", (lambda x, t, e: _from_target(x, t, (1 - e) / x.shape[1], e + (1 - e) / x.shape[1]),)),
-        Mistake("the whole gradient scaled", "The even part has a gradient as well.", "Scale the one-hot part only.", (lambda x, t, e: (1 - e) * _by_autograd(x, t, 0.0),)),
-        Mistake("softmax over the wrong dimension", "Each row should add up to 0.", "The classes are in dimension 1.", (lambda x, t, e: _by_autograd(x, t, e) + (torch.softmax(x, 0) - torch.softmax(x, 1)) / len(t),)),
-        Mistake("the softmax is missing", "It is softmax minus what is asked for.", "Begin with `torch.softmax(logits, 1)`.", (lambda x, t, e: _by_autograd(x, t, e) - torch.softmax(x, 1) / len(t),)),
-        Mistake("1 is kept for the right class", "What is asked for adds up to more than 1.", "The right class is asked for `1 - smoothing + smoothing / C`.",
-                (lambda x, t, e: _from_target(x, t, e / x.shape[1], 1 + e / x.shape[1]), lambda x, t, e: _from_target(x, t, e / x.shape[1], 1.0))),
+        Mistake("divided by the number of rows", "The weighted mean divides by the weights that were used.", "Divide by `weight[target].sum()`.",
+                (lambda x, t, w: _each_row(x, t, w[t] / len(t)),)),
+        Mistake("divided by the weights of all classes", "Of the weights, only those of the right classes were used.", "Divide by `weight[target].sum()`, and not by `weight.sum()`.",
+                (lambda x, t, w: _each_row(x, t, w[t] / w.sum()),)),
+        Mistake("no division", "It is the gradient of a mean, not of a sum.", "Divide by `weight[target].sum()`.", (lambda x, t, w: _each_row(x, t, w[t]),)),
+        Mistake("divided twice", "The sum of the weights stands where the number of rows stood.", "Divide by `weight[target].sum()` alone.",
+                (lambda x, t, w: _by_autograd(x, t, w) / len(t),)),
+        Mistake("no weights", "This is the gradient of the plain mean.", "Multiply each row by `weight[target]`, and divide by the sum of these.",
+                (lambda x, t, w: _by_autograd(x, t, None), lambda x, t, w: _by_autograd(x, t, None) * len(t))),
+        Mistake("the weights are not used in the rows", "The sum of the weights divides, but no row is multiplied by its own.", "Multiply each row by `weight[target]`.",
+                (lambda x, t, w: _each_row(x, t, torch.ones_like(w[t]) / w[t].sum()),)),
+        Mistake("a weight for each column", "All entries of a row count by the weight of the row's right class.", "Multiply by `weight[target][:, None]`.",
+                (lambda x, t, w: _from_shares(x, t, w / w[t].sum(), w / w[t].sum()), lambda x, t, w: _from_shares(x, t, w / len(t), w / len(t)), lambda x, t, w: _from_shares(x, t, w / w.sum(), w / w.sum()))),
+        Mistake("only the one-hot part is weighted", "The softmax of a row belongs to its loss as well.", "Take softmax minus one-hot first, and multiply the whole row.",
+                (lambda x, t, w: _from_shares(x, t, 1 / w[t].sum(), w[t][:, None] / w[t].sum()), lambda x, t, w: _from_shares(x, t, 1 / len(t), w[t][:, None] / len(t)), lambda x, t, w: _from_shares(x, t, 1 / len(t), w[t][:, None] / w[t].sum()))),
+        Mistake("only the softmax is weighted", "The one-hot part of a row belongs to its loss as well.", "Take softmax minus one-hot first, and multiply the whole row.",
+                (lambda x, t, w: _from_shares(x, t, w[t][:, None] / w[t].sum(), 1 / w[t].sum()), lambda x, t, w: _from_shares(x, t, w[t][:, None] / len(t), 1 / len(t)), lambda x, t, w: _from_shares(x, t, w[t][:, None] / w[t].sum(), 1 / len(t)))),
+        Mistake("the sign is turned", "The logit of the right class has to rise, so its slope is negative.", "It is softmax minus one-hot.", (lambda x, t, w: -_by_autograd(x, t, w),)),
+        Mistake("softmax over the wrong dimension", "Each row should add up to 0.", "The classes are in dimension 1.",
+                (lambda x, t, w: _by_autograd(x, t, w) + (torch.softmax(x, 0) - torch.softmax(x, 1)) * (w[t] / w[t].sum())[:, None],)),
+        Mistake("the softmax is missing", "It is softmax minus one-hot.", "Begin with `torch.softmax(logits, 1)`.", (lambda x, t, w: _from_shares(x, t, 0.0, (w[t] / w[t].sum())[:, None]),)),
+        Mistake("the one-hot vector is missing", "It is softmax minus one-hot.", "Subtract 1 at the right class of each row.", (lambda x, t, w: _from_shares(x, t, (w[t] / w[t].sum())[:, None], 0.0),)),
     ),
 ))
 
