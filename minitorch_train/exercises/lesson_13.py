@@ -176,6 +176,13 @@ def _each_row(logits, target, share):
     return _from_shares(logits, target, share[:, None], share[:, None])
 
 
+def _in_every_row(logits, target, weight):
+    """A colon for the rows: 1 is subtracted in all of them, at the right classes of all."""
+    gradient = torch.softmax(logits, 1)
+    gradient[:, target] -= 1
+    return gradient * (weight[target] / weight[target].sum())[:, None]
+
+
 EXERCISES.append(Exercise(
     id="13.3", title="the gradient of a weighted loss", kind="extend",
     statement="Write `weighted_gradient(logits, target, weight)`: the gradient by the logits `[n, C]` of the mean cross-entropy of lesson 04 with a weight for each class, where `target` holds class indices `[n]` and `weight` is `[C]`. Use `torch.softmax`, and neither a loss nor autograd.",
@@ -199,6 +206,9 @@ EXERCISES.append(Exercise(
                 (lambda x, t, w: _each_row(x, t, torch.ones_like(w[t]) / w[t].sum()),)),
         Mistake("a weight for each column", "All entries of a row count by the weight of the row's right class.", "Multiply by `weight[target][:, None]`.",
                 (lambda x, t, w: _from_shares(x, t, w / w[t].sum(), w / w[t].sum()), lambda x, t, w: _from_shares(x, t, w / len(t), w / len(t)), lambda x, t, w: _from_shares(x, t, w / w.sum(), w / w.sum()))),
+        Mistake("the share of a row meets a column", "Without a dimension for the columns, the shares of the rows are lined up with the columns.", "Make a column of them: `share[:, None]`.",
+                (lambda x, t, w: len(t) * _by_autograd(x, t, None) * (w[t] / w[t].sum()), lambda x, t, w: _by_autograd(x, t, None) * w[t], lambda x, t, w: len(t) * _by_autograd(x, t, None) * w[t])),
+        Mistake("1 is subtracted in every row", "A colon means all rows, and each row has one right class.", "Index with `range(len(target))` and `target`.", (_in_every_row,)),
         Mistake("only the one-hot part is weighted", "The softmax of a row belongs to its loss as well.", "Take softmax minus one-hot first, and multiply the whole row.",
                 (lambda x, t, w: _from_shares(x, t, 1 / w[t].sum(), w[t][:, None] / w[t].sum()), lambda x, t, w: _from_shares(x, t, 1 / len(t), w[t][:, None] / len(t)), lambda x, t, w: _from_shares(x, t, 1 / len(t), w[t][:, None] / w[t].sum()))),
         Mistake("only the softmax is weighted", "The one-hot part of a row belongs to its loss as well.", "Take softmax minus one-hot first, and multiply the whole row.",
