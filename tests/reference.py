@@ -36,7 +36,7 @@ def assert_same(ours, theirs, *inputs, **options):
 
     Values and gradients are compared with the defaults of `torch.testing.assert_close`; `nan` equals `nan`. Where torch rounds
     between its steps, in 16 bits and in the kernels of a graphics card, a value may also be as near to the float64 answer as
-    torch's is, up to one spacing. Returns "close", "nearer" or "both raise", for tests that count.
+    torch's is, up to one spacing, or two where torch adds in an order that no two runs share. Returns "close", "nearer" or "both raise", for tests that count.
     """
     try:
         expected = _run(theirs, inputs, options)
@@ -61,7 +61,7 @@ def assert_same(ours, theirs, *inputs, **options):
                 raise
             truth = truth or _run(theirs, widened(*inputs), dict(zip(options, widened(*options.values()))), rounded=expected[0].dtype)
             eps, tiny = torch.finfo(low).eps, torch.finfo(low).tiny
-            as_exact(a, b, [truth[0], *truth[1]][i], rtol=eps, atol=eps * tiny)
+            as_exact(a, b, [truth[0], *truth[1]][i], rtol=eps if a.is_cpu else 2 * eps, atol=eps * tiny)
             verdict = "nearer"
     return verdict
 

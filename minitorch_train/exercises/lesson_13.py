@@ -9,7 +9,9 @@ __all__ = []
 import math
 
 import torch
-from torch import tensor
+from torch import Tensor, tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from minitorch_train.exercises import Exercise, Mistake, value
 
@@ -85,6 +87,17 @@ def _merge_plain_again(m1, s1, m2, s2):
     return m, (s1 * m1.exp() + s2 * m2.exp()) * (-m).exp()
 
 
+def _merge_first(m1, s1, m2, s2):
+    """By way of the first maximum, whichever is larger."""
+    m = torch.maximum(m1, m2)
+    return m, (s1 + s2 * (m2 - m1).exp()) * (m1 - m).exp()
+
+
+def _merge_second(m1, s1, m2, s2):
+    """By way of the second maximum."""
+    return _merge_first(m2, s2, m1, s1)
+
+
 def _merge_logs(m1, s1, m2, s2):
     """The logarithms of the whole sums instead of the maxima."""
     m = torch.maximum(m1 + s1.log(), m2 + s2.log())
@@ -102,7 +115,8 @@ EXERCISES.append(Exercise(
     id="13.2", title="two pieces of a row", kind="write",
     statement="A row was cut into two pieces. Of each, the maximum `m` is known, and the sum `s` of `exp(x - m)` over the piece, as tensors of one number. Write `merge(m1, s1, m2, s2)`, which returns the same pair for the whole row. It should stay right when the scores are in the thousands.",
     cases=((tensor(0.0), tensor(1.0), tensor(1.0), tensor(1.0)), (tensor(3.0), tensor(1.5), tensor(1.0), tensor(2.0)), (tensor(2.0), tensor(1.5), tensor(2.0), tensor(1.25)),
-           (tensor(1000.0), tensor(2.0), tensor(999.0), tensor(1.0)), (tensor(-1000.0), tensor(2.0), tensor(-999.0), tensor(1.0))),
+           (tensor(1000.0), tensor(2.0), tensor(999.0), tensor(1.0)), (tensor(-1000.0), tensor(2.0), tensor(-999.0), tensor(1.0)),
+           (tensor(0.0), tensor(1.0), tensor(1000.0), tensor(2.0)), (tensor(1000.0), tensor(2.0), tensor(0.0), tensor(1.0))),
     reference=_merge_wide, solution=merge,
     explanation="A sum with maximum `m1` comes to the larger maximum `m` by the factor `exp(m1 - m)`, which is never above 1. For the piece that has the larger maximum, it is 1.",
     notice=lambda answer: f"Two pieces with maxima 0 and 100 and sums of 1 give a sum of {answer(tensor(0.0), tensor(1.0), tensor(100.0), tensor(1.0))[1]:.6f}: the smaller piece is below what float32 can show.",
@@ -115,6 +129,8 @@ EXERCISES.append(Exercise(
                 "The exponent is the piece's own maximum minus the larger one, so it is never positive.", (_merge_sign,)),
         Mistake("plain exponentials on the way", "With scores in the thousands, `exp` of a maximum overflows or is 0.",
                 "Subtract the maxima before `exp`, and not after.", (_merge_plain, _merge_plain_again)),
+        Mistake("a smaller maximum on the way", "Where the scores of the pieces lie far apart, `exp` of the difference overflows.",
+                "Bring each sum to the larger maximum at once: `s1 * (m1 - m).exp()` and `s2 * (m2 - m).exp()`.", (_merge_first, _merge_second)),
         Mistake("only one piece is kept", "Both pieces belong to the row.", "Add the two sums, each with its factor.", (lambda m1, s1, m2, s2: (m1, s1) if m1 > m2 else (m2, s2), lambda m1, s1, m2, s2: (torch.maximum(m1, m2), torch.maximum(s1, s2)))),
         Mistake("the smaller maximum", "The exponents should never be positive.", "`m` is `torch.maximum(m1, m2)`.",
                 (lambda m1, s1, m2, s2: (torch.minimum(m1, m2), s1 * (m1 - torch.minimum(m1, m2)).exp() + s2 * (m2 - torch.minimum(m1, m2)).exp()),)),
@@ -135,52 +151,73 @@ EXERCISES.append(Exercise(
 ))
 
 # %% ../../nbs/exercises/lesson_13.ipynb #59db15b6
-def smoothed_gradient(logits, target, smoothing):
-    wanted = torch.full_like(logits, smoothing / logits.shape[1])
-    wanted.scatter_add_(1, target[:, None], torch.full_like(logits[:, :1], 1 - smoothing))
-    return (torch.softmax(logits, 1) - wanted) / len(target)
+def weighted_gradient(logits, target, weight):
+    share = weight[target] / weight[target].sum()
+    gradient = torch.softmax(logits, 1)
+    gradient[range(len(target)), target] -= 1
+    return gradient * share[:, None]
 
 
-def _by_autograd(logits, target, smoothing):
+def _by_autograd(logits, target, weight):
     """Right beyond doubt: PyTorch's own loss and gradient."""
     x = logits.clone().requires_grad_()
-    loss = torch.nn.functional.cross_entropy(x, target, label_smoothing=smoothing)
+    loss = torch.nn.functional.cross_entropy(x, target, weight)
     return torch.autograd.grad(loss, x)[0]
 
 
-def _from_target(logits, target, others, right, scale=1.0):
-    """Softmax minus a target with one number for the right class and another for the rest."""
-    wanted = torch.full_like(logits, others).scatter_(1, target[:, None], right)
-    return (torch.softmax(logits, 1) - wanted) * scale / len(target)
+def _from_shares(logits, target, of_softmax, of_target):
+    """Each row's softmax times a number, minus its one-hot vector times another."""
+    one_hot = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
+    return torch.softmax(logits, 1) * of_softmax - one_hot * of_target
+
+
+def _each_row(logits, target, share):
+    """Softmax minus one-hot, a row times its share."""
+    return _from_shares(logits, target, share[:, None], share[:, None])
+
+
+def _in_every_row(logits, target, weight):
+    """A colon for the rows: 1 is subtracted in all of them, at the right classes of all."""
+    gradient = torch.softmax(logits, 1)
+    gradient[:, target] -= 1
+    return gradient * (weight[target] / weight[target].sum())[:, None]
 
 
 EXERCISES.append(Exercise(
-    id="13.3", title="the gradient of a smoothed loss", kind="extend",
-    statement="Write `smoothed_gradient(logits, target, smoothing)`: the gradient of the mean cross-entropy by the logits `[n, C]`, for class indices `[n]` and label smoothing. Use `torch.softmax`, and neither a loss nor autograd.",
-    cases=((tensor([[0.0, 0.0]]), tensor([1]), 0.5), (tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 0.0]]), tensor([2, 0]), 0.2), (tensor([[3.0, 1.0, 0.0, 2.0]]), tensor([3]), 0.0)),
-    reference=_by_autograd, solution=smoothed_gradient, forbidden=("backward", "grad", "vjp", "jacrev", "jacobian", "nll", "nll_loss", "cross_entropy", "fused_cross_entropy", "linear_cross_entropy"),
-    explanation="The gradient is softmax minus what is asked for. Smoothing asks for `1 - smoothing` more at the right class and for `smoothing / C` at every class, the right one as well.",
-    notice=lambda answer: f"Each row still adds up to 0: the largest sum for random logits is {answer(torch.randn(8, 5), torch.arange(8) % 5, 0.1).sum(1).abs().max():.0e}.",
-    hint="Write down what share of each class is asked for. It replaces the one-hot vector in softmax minus one-hot.",
+    id="13.3", title="the gradient of a weighted loss", kind="extend",
+    statement="Write `weighted_gradient(logits, target, weight)`: the gradient by the logits `[n, C]` of the mean cross-entropy of lesson 04 with a weight for each class, where `target` holds class indices `[n]` and `weight` is `[C]`. Use `torch.softmax`, and neither a loss nor autograd.",
+    cases=((tensor([[0.0, 0.0], [0.0, 0.0]]), tensor([0, 1]), tensor([1.0, 3.0])), (tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 0.0], [3.0, 1.0, 0.0]]), tensor([2, 0, 2]), tensor([1.0, 2.0, 0.5])),
+           (tensor([[3.0, 1.0, 0.0, 2.0], [0.0, 1.0, 2.0, 1.0]]), tensor([3, 1]), tensor([2.0, 1.0, 1.0, 4.0]))),
+    reference=_by_autograd, solution=weighted_gradient, forbidden=("backward", "grad", "vjp", "jacrev", "jacobian", "nll", "nll_loss", "cross_entropy", "fused_cross_entropy", "linear_cross_entropy"),
+    explanation="Each row's loss is multiplied by the weight of its right class and divided by the sum of these weights, and so is its gradient, softmax minus one-hot.",
+    notice=lambda answer: f"Each row still adds up to 0: the largest sum for random logits is {answer(torch.randn(8, 5), torch.arange(8) % 5, torch.rand(5)).sum(1).abs().max():.0e}.",
+    hint="Write down by what the loss of one row is multiplied and divided in the weighted mean. The same goes for its row of the gradient.",
     mistakes=(
-        Mistake("no division by the number of rows", "The gradient of a mean over n rows has a factor 1 / n.", "Divide by `len(target)`.",
-                (lambda x, t, e: _by_autograd(x, t, e) * len(t),)),
-        Mistake("the sign is turned", "The logit of the right class has to rise, so its slope is negative.", "It is softmax minus what is asked for.",
-                (lambda x, t, e: -_by_autograd(x, t, e),)),
-        Mistake("no smoothing", "The share `smoothing` is to be spread over all classes.", "Use `smoothing / C` for every class, and `1 - smoothing` more for the right one.",
-                (lambda x, t, e: _by_autograd(x, t, 0.0),)),
-        Mistake("the right class gets nothing from the spread", "The share is spread over all classes, and the right one is among them.",
-                "The right class is asked for `1 - smoothing + smoothing / C`.", (lambda x, t, e: _from_target(x, t, e / x.shape[1], 1 - e),)),
-        Mistake("spread over the other classes only", "The share goes to C classes, and not to C - 1.", "Use `smoothing / C`, for the right class as well.",
-                (lambda x, t, e: _from_target(x, t, e / (x.shape[1] - 1), 1 - e),)),
-        Mistake("the share is not divided", "Every class has got the whole share.", "The C classes get `smoothing / C` each.", (lambda x, t, e: _from_target(x, t, e, 1.0), lambda x, t, e: _from_target(x, t, e, 1 - e))),
-        Mistake("the share goes to nobody", "What is asked for adds up to less than 1.", "Every class is asked for `smoothing / C`.", (lambda x, t, e: _from_target(x, t, 0.0, 1 - e),)),
-        Mistake("smoothing and the rest exchanged", "The right class keeps `1 - smoothing`.", "Spread `smoothing`, and not `1 - smoothing`.", (lambda x, t, e: _from_target(x, t, (1 - e) / x.shape[1], e + (1 - e) / x.shape[1]),)),
-        Mistake("the whole gradient scaled", "The even part has a gradient as well.", "Scale the one-hot part only.", (lambda x, t, e: (1 - e) * _by_autograd(x, t, 0.0),)),
-        Mistake("softmax over the wrong dimension", "Each row should add up to 0.", "The classes are in dimension 1.", (lambda x, t, e: _by_autograd(x, t, e) + (torch.softmax(x, 0) - torch.softmax(x, 1)) / len(t),)),
-        Mistake("the softmax is missing", "It is softmax minus what is asked for.", "Begin with `torch.softmax(logits, 1)`.", (lambda x, t, e: _by_autograd(x, t, e) - torch.softmax(x, 1) / len(t),)),
-        Mistake("1 is kept for the right class", "What is asked for adds up to more than 1.", "The right class is asked for `1 - smoothing + smoothing / C`.",
-                (lambda x, t, e: _from_target(x, t, e / x.shape[1], 1 + e / x.shape[1]), lambda x, t, e: _from_target(x, t, e / x.shape[1], 1.0))),
+        Mistake("divided by the number of rows", "The weighted mean divides by the weights that were used.", "Divide by `weight[target].sum()`.",
+                (lambda x, t, w: _each_row(x, t, w[t] / len(t)),)),
+        Mistake("divided by the weights of all classes", "Of the weights, only those of the right classes were used.", "Divide by `weight[target].sum()`, and not by `weight.sum()`.",
+                (lambda x, t, w: _each_row(x, t, w[t] / w.sum()),)),
+        Mistake("no division", "It is the gradient of a mean, not of a sum.", "Divide by `weight[target].sum()`.", (lambda x, t, w: _each_row(x, t, w[t]),)),
+        Mistake("divided twice", "The sum of the weights stands where the number of rows stood.", "Divide by `weight[target].sum()` alone.",
+                (lambda x, t, w: _by_autograd(x, t, w) / len(t),)),
+        Mistake("no weights", "This is the gradient of the plain mean.", "Multiply each row by `weight[target]`, and divide by the sum of these.",
+                (lambda x, t, w: _by_autograd(x, t, None), lambda x, t, w: _by_autograd(x, t, None) * len(t))),
+        Mistake("the weights are not used in the rows", "The sum of the weights divides, but no row is multiplied by its own.", "Multiply each row by `weight[target]`.",
+                (lambda x, t, w: _each_row(x, t, torch.ones_like(w[t]) / w[t].sum()),)),
+        Mistake("a weight for each column", "All entries of a row count by the weight of the row's right class.", "Multiply by `weight[target][:, None]`.",
+                (lambda x, t, w: _from_shares(x, t, w / w[t].sum(), w / w[t].sum()), lambda x, t, w: _from_shares(x, t, w / len(t), w / len(t)), lambda x, t, w: _from_shares(x, t, w / w.sum(), w / w.sum()))),
+        Mistake("the share of a row meets a column", "Without a dimension for the columns, the shares of the rows are lined up with the columns.", "Make a column of them: `share[:, None]`.",
+                (lambda x, t, w: len(t) * _by_autograd(x, t, None) * (w[t] / w[t].sum()), lambda x, t, w: _by_autograd(x, t, None) * w[t], lambda x, t, w: len(t) * _by_autograd(x, t, None) * w[t])),
+        Mistake("1 is subtracted in every row", "A colon means all rows, and each row has one right class.", "Index with `range(len(target))` and `target`.", (_in_every_row,)),
+        Mistake("only the one-hot part is weighted", "The softmax of a row belongs to its loss as well.", "Take softmax minus one-hot first, and multiply the whole row.",
+                (lambda x, t, w: _from_shares(x, t, 1 / w[t].sum(), w[t][:, None] / w[t].sum()), lambda x, t, w: _from_shares(x, t, 1 / len(t), w[t][:, None] / len(t)), lambda x, t, w: _from_shares(x, t, 1 / len(t), w[t][:, None] / w[t].sum()))),
+        Mistake("only the softmax is weighted", "The one-hot part of a row belongs to its loss as well.", "Take softmax minus one-hot first, and multiply the whole row.",
+                (lambda x, t, w: _from_shares(x, t, w[t][:, None] / w[t].sum(), 1 / w[t].sum()), lambda x, t, w: _from_shares(x, t, w[t][:, None] / len(t), 1 / len(t)), lambda x, t, w: _from_shares(x, t, w[t][:, None] / w[t].sum(), 1 / len(t)))),
+        Mistake("the sign is turned", "The logit of the right class has to rise, so its slope is negative.", "It is softmax minus one-hot.", (lambda x, t, w: -_by_autograd(x, t, w),)),
+        Mistake("softmax over the wrong dimension", "Each row should add up to 0.", "The classes are in dimension 1.",
+                (lambda x, t, w: _by_autograd(x, t, w) + (torch.softmax(x, 0) - torch.softmax(x, 1)) * (w[t] / w[t].sum())[:, None],)),
+        Mistake("the softmax is missing", "It is softmax minus one-hot.", "Begin with `torch.softmax(logits, 1)`.", (lambda x, t, w: _from_shares(x, t, 0.0, (w[t] / w[t].sum())[:, None]),)),
+        Mistake("the one-hot vector is missing", "It is softmax minus one-hot.", "Subtract 1 at the right class of each row.", (lambda x, t, w: _from_shares(x, t, (w[t] / w[t].sum())[:, None], 0.0),)),
     ),
 ))
 
@@ -223,19 +260,54 @@ def _chunked_like(x, w, target, chunk, divide, add, rows=None):
     return of_x, of_w
 
 
-def _whole_gradients(x, w, target, chunk):
-    """Right beyond doubt: PyTorch's own loss and gradients, without chunks."""
+def _added_gradients(x, w, target, chunk):
+    """Right beyond doubt: PyTorch's own loss and gradients, added up over the chunks by `backward`."""
     x, w = (leaf.clone().requires_grad_() for leaf in (x, w))
-    loss = torch.nn.functional.cross_entropy(torch.nn.functional.linear(x, w), target)
-    return torch.autograd.grad(loss, (x, w))
+    for i in range(0, len(x), chunk):
+        logits = torch.nn.functional.linear(x[i : i + chunk], w)
+        loss = torch.nn.functional.cross_entropy(logits, target[i : i + chunk], reduction="sum")
+        (loss / len(x)).backward()
+    return x.grad, w.grad
+
+
+class _MostRows(TorchDispatchMode):
+    """Finds the most rows, or columns, of a matrix that is made from `x` and has a number for each word."""
+
+    def __init__(self, x, words):
+        super().__init__()
+        self.made, self.words, self.rows = [x], words, 0  # what is kept here keeps its memory, so no address comes twice
+        self.places = {x.untyped_storage().data_ptr()}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        before, after = ([a for a in tree_flatten(some)[0] if isinstance(a, Tensor)] for some in ((args, kwargs), out))
+        if any(a.untyped_storage().data_ptr() in self.places for a in before):
+            self.made += after
+            self.places |= {a.untyped_storage().data_ptr() for a in after if a.numel()}
+            whole = [a for a in after if a.dim() == 2 and a.untyped_storage().nbytes() >= a.nbytes]  # one number, expanded, is none
+            shapes = [a.shape for a in whole if a.is_floating_point() and self.words in a.shape]
+            self.rows = max([self.rows, *(n if words == self.words else words for n, words in shapes)])
+        return out
+
+
+def _in_chunks(answer, x, w, target, chunk):
+    """The gradients, and how many rows with a number for each word were there at once, if more than `chunk`."""
+    with _MostRows(x, len(w)) as watch:
+        result = answer(x, w, target, chunk)
+    return None if result is None else {"the gradients": result, "the most rows of logits, or of what is made from them, at a time": max(watch.rows, chunk)}
+
+
+def _whole_gradients(x, w, target, chunk):
+    """All rows at once."""
+    return chunked_gradients(x, w, target, len(x))
 
 
 EXERCISES.append(Exercise(
     id="13.4", title="chunks to repair", kind="repair",
-    statement="`chunked_gradients(x, w, target, chunk)` is meant to return the gradients by `x` and by `w` of the mean cross-entropy of `x @ w.T`, with `chunk` rows of logits at a time. With one chunk for all rows it does. With several, two things are wrong. Repair both.",
+    statement="`chunked_gradients(x, w, target, chunk)` is meant to return the gradients by `x` and by `w` of the mean cross-entropy of `x @ w.T`, with at most `chunk` rows of logits at a time. With one chunk for all rows it does. With several, two things are wrong. Repair both.",
     cases=((tensor([[1.0], [2.0]]), tensor([[1.0], [0.0]]), tensor([0, 1]), 2), (tensor([[1.0], [2.0]]), tensor([[1.0], [0.0]]), tensor([0, 1]), 1),
            (torch.linspace(-1, 1, 10).reshape(5, 2), torch.linspace(0, 1, 6).reshape(3, 2), tensor([0, 2, 1, 1, 0]), 2)),
-    reference=_whole_gradients, solution=chunked_gradients, given=_chunked_broken,
+    reference=_added_gradients, observe=_in_chunks, solution=chunked_gradients, given=_chunked_broken,
     explanation="The mean is over all rows, so each chunk is divided by `len(x)`. Every row adds its share to the gradient of the weight, so the chunks' products are added up.",
     notice=lambda answer: "For 64 rows, chunks of 1, 10 and 64 rows agree to " + "{:.0e}.".format(max(
         (answer(a, b, c, n)[1] - answer(a, b, c, 64)[1]).abs().max().item() for a, b, c in [(torch.randn(64, 8), torch.randn(20, 8), torch.randint(20, (64,)))] for n in (1, 10))),
@@ -246,10 +318,12 @@ EXERCISES.append(Exercise(
                                                                lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: n, True))),
         Mistake("each chunk overwrites the weight's gradient", "Only the last chunk is left in the gradient of the weight.",
                 "Add to it: `of_w += g.T @ part`.", (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: len(x), False),)),
+        Mistake("all rows at once", "The gradients are right, but all rows of logits, or of what is made from them, are there at once.",
+                "Leave the loop over chunks as it is, and add both products inside it: only `chunk` rows of `g` are there then.", (_whole_gradients,)),
         Mistake("divided by the number of chunks", "The loss is a mean over rows, and chunks may be of different lengths.", "Divide `g` by `len(x)`.",
                 (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: len(x) // n, True), lambda x, w, t, n: tuple(g / -(-len(x) // n) for g in _chunked_like(x, w, t, n, len, True)))),
         Mistake("only one of the two gradients is divided", "The factor belongs to `g`, and both come from it.", "Divide `g` by `len(x)` before the two products.",
-                (lambda x, w, t, n: (_chunked_like(x, w, t, n, lambda part: 1, True)[0], _whole_gradients(x, w, t, n)[1]), lambda x, w, t, n: (_whole_gradients(x, w, t, n)[0], _chunked_like(x, w, t, n, lambda part: 1, True)[1]))),
+                (lambda x, w, t, n: (_chunked_like(x, w, t, n, lambda part: 1, True)[0], _added_gradients(x, w, t, n)[1]), lambda x, w, t, n: (_added_gradients(x, w, t, n)[0], _chunked_like(x, w, t, n, lambda part: 1, True)[1]))),
         Mistake("no division at all", "The loss is a mean, so the gradient has a factor 1 / n.", "Divide `g` by `len(x)`.",
                 (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: 1, True),)),
         Mistake("the last rows are left out", "A last chunk with fewer rows has to be worked on, too.", "Let `range` run to `len(x)`.",
