@@ -880,16 +880,12 @@ REFUSED = {
              lambda x, y, bs: [(xb[p], yb[p]) for xb, yb in zip(x.split(bs), y.split(bs)) for p in [torch.randperm(len(xb))]]],
     "09.4": [lambda xb: xb.mul_(2).tolist(), lambda xb: tuple(xb.mul_(2)), lambda xb: xb.mul_(2).numpy(), lambda xb: xb.mul_(2) if len(xb) == 2 else xb.mul_(2).tolist()],
     "10.1": [mode_given_back],
-<<<<<<< HEAD
     "11.2": [through_a_file_of_another],
     "11.3": [rows_from_one],
-    "13.3": [by_autograd],
-=======
     "13.2": [lambda m1, s1, m2, s2: (torch.maximum(m1, m2), (s1 + s2 * (m2 - m1).exp()) * (m1 - torch.maximum(m1, m2)).exp())],
     "13.3": [lambda logits, target, weight: len(target) / weight[target].sum() * by_autograd(logits * 1.0, target) * weight[target][:, None],
              lambda logits, target, weight: torch.func.grad(lambda x: F.cross_entropy(x, target, weight))(logits)],
     "13.4": [whole_by_autograd, all_kept, lambda x, w, target, chunk: ALL["13.4"].solution(x, w, target, chunk + 1)],
->>>>>>> part-g2
     "06.4": [in_place],
 }
 
@@ -899,13 +895,13 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     assert judge(ALL[id], answer).status in ("wrong", "raised")
 
 
-<<<<<<< HEAD
 def test_the_right_numbers_in_another_type_are_told_what_is_wanted():
     """The statement of 09.4 asks for a tensor, where the numbers alone would be right in a list; which tensor, it leaves open."""
     verdict = judge(ALL["09.4"], lambda xb: xb.mul_(2).tolist())
     assert (verdict.mistake.name, verdict.mistake.hint) == ("what comes back: a list", "It should be: a tensor.")
     assert judge(ALL["09.4"], lambda xb: xb.mul_(2).clone()).status == "solved"
-=======
+
+
 @pytest.mark.parametrize("answer", [added_at_the_end, in_chunks_by_the_package, row_by_row])
 def test_chunks_may_be_worked_on_in_any_way_that_holds_no_more_rows(answer):
     assert judge(ALL["13.4"], answer).status == "solved"
@@ -915,7 +911,6 @@ def test_chunks_may_be_worked_on_in_any_way_that_holds_no_more_rows(answer):
 def test_all_rows_at_once_is_named(answer):
     verdict = judge(ALL["13.4"], answer)
     assert verdict.mistake.name == "all rows at once" and "came     2 (the most rows" in verdict.lines[2]
->>>>>>> part-g2
 
 
 @pytest.mark.parametrize("id", [id for id, exercise in ALL.items() if exercise.forbidden])
