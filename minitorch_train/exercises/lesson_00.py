@@ -46,7 +46,8 @@ _near_tensors = Exercise(
     id="00.2", title="near for tensors", kind="write",
     statement="Write `my_near(a, b, rtol=1e-3, atol=1e-5)` for two tensors: `True` when they have the same shape and every number of `a` is at most "
               "`atol + rtol * abs(b)` away from the number of `b` in its place, else `False`.",
-    cases=((tensor([1.0]), tensor([1.0])), (tensor([1.0]), tensor([2.0])), (tensor([2.0]), tensor([1.0])), (tensor([1000.0]), tensor([1000.5])),
+    cases=((tensor([1.0]), tensor([1.0])), (tensor([1.0]), tensor([2.0])), (tensor([2.0]), tensor([1.0])), (tensor([1000.0]), tensor([1000.5])), (tensor([1000.0]), tensor([1001.5])),
+           (tensor([1001.0005]), tensor([1000.0])),
            (tensor([0.0]), tensor([5e-9])), (tensor([0.0]), tensor([9e-6])), (tensor([-1000.0]), tensor([-1000.5])), (tensor([1.0005e-5]), tensor([0.0])),
            (tensor([0.0]), tensor([1.0005e-5])), (tensor([1.0, 1.0]), tensor([1.0, 5.0])), (tensor([0.0, 2.0]), tensor([1.0, 1.0])),
            (tensor([1000.0, 0.0]), tensor([1000.0, 0.5])), (tensor([1.0, 1.0]), tensor([[1.0, 1.0], [1.0, 1.0]])), (tensor([torch.nan]), tensor([torch.nan])),
