@@ -44,13 +44,15 @@ def _reference(a, b, rtol=1e-3, atol=1e-5):
 
 _near_tensors = Exercise(
     id="00.2", title="near for tensors", kind="write",
-    statement="Write `my_near(a, b, rtol=1e-3, atol=1e-5)` for two tensors: `True` when they have the same shape and every number of `a` is within "
-              "`atol + rtol * abs(b)` of the number of `b` in its place, else `False`.",
-    cases=((tensor([1.0]), tensor([1.0])), (tensor([1.0]), tensor([2.0])), (tensor([2.0]), tensor([1.0])), (tensor([1000.0]), tensor([1000.5])),
+    statement="Write `my_near(a, b, rtol=1e-3, atol=1e-5)` for two tensors: `True` when they have the same shape and every number of `a` is at most "
+              "`atol + rtol * abs(b)` away from the number of `b` in its place, else `False`.",
+    cases=((tensor([1.0]), tensor([1.0])), (tensor([1.0]), tensor([2.0])), (tensor([2.0]), tensor([1.0])), (tensor([1000.0]), tensor([1000.5])), (tensor([1000.0]), tensor([1001.5])),
+           (tensor([1001.0005]), tensor([1000.0])),
            (tensor([0.0]), tensor([5e-9])), (tensor([0.0]), tensor([9e-6])), (tensor([-1000.0]), tensor([-1000.5])), (tensor([1.0005e-5]), tensor([0.0])),
            (tensor([0.0]), tensor([1.0005e-5])), (tensor([1.0, 1.0]), tensor([1.0, 5.0])), (tensor([0.0, 2.0]), tensor([1.0, 1.0])),
            (tensor([1000.0, 0.0]), tensor([1000.0, 0.5])), (tensor([1.0, 1.0]), tensor([[1.0, 1.0], [1.0, 1.0]])), (tensor([torch.nan]), tensor([torch.nan])),
-           (tensor([1.0, 2.0]), tensor([[1.0], [2.0]])), (tensor([10.0]), tensor([10.5]), 0.1), (tensor([0.0]), tensor([0.5]), 0.0, 1.0)),
+           (tensor([1.0, 2.0]), tensor([[1.0], [2.0]])), (tensor([10.0]), tensor([10.5]), 0.1), (tensor([0.0]), tensor([0.5]), 0.0, 1.0),
+           (tensor([1.0]), tensor([1.0]), 0.0, 0.0)),
     reference=_reference, solution=my_near,
     explanation="The shapes first, since a comparison would broadcast; then the distance of each pair against the room it has; then `all`.",
     notice=lambda answer: "nan is near nothing, not even itself: every comparison with it is False.",
@@ -85,6 +87,10 @@ _near_tensors = Exercise(
         Mistake("nan passes for near", "No comparison with nan is true, so none is far either.", "Ask whether all pairs are within their room, not whether none is outside.",
                 (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and not bool(((a - b).abs() > atol + rtol * b.abs()).any()),
                  lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and torch.allclose(a, b, rtol=rtol, atol=atol, equal_nan=True))),
+        Mistake("the tolerances that are passed are not used", "`my_near(a, b, 0.1)` allows a tenth.", "Use `rtol` and `atol` where the numbers stand.",
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5),)),
+        Mistake("the edge is left out", "A distance of just the room is still near, and no room lets equal numbers pass.", "Compare with `<=`, not with `<`.",
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() < atol + rtol * b.abs()).all()),)),
         Mistake("no absolute value of b", "For negative numbers the room becomes negative.", "The room is `atol + rtol * b.abs()`.",
                 (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= atol + rtol * b).all()),)),
     ),
