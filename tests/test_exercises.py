@@ -812,6 +812,43 @@ def through_a_file_of_another(disk, name, data):
     disk.rename("other", name)
 
 
+def number_at_the_end(keep, take=lambda kept: (sum(kept) / len(kept)).item()):
+    def epoch_losses(model, loss_func, opt, batches):
+        kept = []
+        for xb, yb in batches:
+            loss = loss_func(model(xb), yb)
+            kept.append(keep(loss))
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+        return take(kept)
+    return epoch_losses
+
+
+def added_up(model, loss_func, opt, batches):
+    total = 0
+    for xb, yb in batches:
+        loss = loss_func(model(xb), yb)
+        total = total + loss
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    return total.item() / len(batches)
+
+
+def order_by_the_seed(begun, n, done):
+    generator = torch.Generator()
+    generator.set_state(begun)
+    generator.manual_seed(generator.initial_seed())
+    return torch.randperm(n, generator=generator).tolist()[done:]
+
+
+def numbers_go_on(begun, moment, n, done):
+    rows, generator = order_by_the_seed(begun, n, done), torch.Generator()
+    generator.set_state(moment)
+    return [(row, torch.rand(1, generator=generator).item()) for row in rows]
+
+
 def rows_from_one(begun, moment, n, done):
     return [(row + 1, number) for row, number in ALL["11.3"].solution(begun, moment, n, done)]
 
@@ -924,3 +961,22 @@ def test_a_helper_of_the_learners_may_have_any_name():
         return largest + (x - largest).exp().sum(-1, keepdim=True).log()
 
     assert judge(ALL["03.2"], lambda x: x - logsumexp(x)).status == "solved"
+
+
+@pytest.mark.parametrize("answer", [
+    number_at_the_end(lambda loss: loss), added_up, number_at_the_end(lambda loss: loss, lambda kept: sum(loss.item() for loss in kept) / len(kept)),
+    number_at_the_end(lambda loss: 1 * loss), number_at_the_end(lambda loss: (loss.item(), loss.grad_fn), lambda kept: sum(number for number, _ in kept) / len(kept))])
+def test_graphs_that_live_until_the_end_are_seen_though_a_number_comes_back(answer):
+    verdict = judge(ALL["10.3"], answer)
+    assert verdict.mistake.name == "numbers too late"
+    assert verdict.lines[2:4] == ["  came     'a loss with its graph' (what it keeps of a batch)", "  wanted   'a number' (what it keeps of a batch)"]
+
+
+@pytest.mark.parametrize("keep", [torch.Tensor.item, torch.Tensor.detach, lambda loss: loss.data, lambda loss: loss.detach().numpy()])
+def test_a_loss_kept_without_its_graph_is_right(keep):
+    assert judge(ALL["10.3"], number_at_the_end(keep, lambda kept: sum(kept) / len(kept))).status == "solved"
+
+
+@pytest.mark.parametrize("id, answer, name", [("11.1", order_by_the_seed, "seeded anew"), ("11.3", numbers_go_on, "the order is seeded anew")])
+def test_the_seed_in_a_state_is_not_the_state(id, answer, name):
+    assert judge(ALL[id], answer).mistake.name == name

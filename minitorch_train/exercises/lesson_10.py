@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/exercises/lesson_10.ipynb #1a118f9a
 import copy
 import math
+import weakref
 
 import torch
 from torch import nn, tensor
@@ -155,16 +156,39 @@ EXERCISES.append(Exercise(
 ))
 
 # %% ../../nbs/exercises/lesson_10.ipynb #7f0bec80
+class _Mark:
+    """A thing that can be seen to be gone."""
+
+
+class _Marked(torch.autograd.Function):
+    """Hands a tensor on, and leaves a mark that lives as long as the graph."""
+
+    @staticmethod
+    def forward(ctx, out, marks):
+        ctx.mark = _Mark()
+        marks.append(weakref.ref(ctx.mark))
+        return out.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
 def _trained(answer, model, batches):
-    """The weights after the answer's epoch, and what it returns."""
-    model = copy.deepcopy(model)
-    result = answer(model, cross_entropy, SGD(model.parameters(), lr=0.5), batches)
+    """The weights after the answer's epoch, what it returns, and what it keeps until then."""
+    model, marks, old = copy.deepcopy(model), [], []
+
+    def loss_func(out, yb):
+        old.extend(mark for mark in marks[:-1] if mark() is not None)
+        return cross_entropy(_Marked.apply(out, marks), yb)
+
+    result = answer(model, loss_func, SGD(model.parameters(), lr=0.5), batches)
     if result is None:
         return None
-    kept = isinstance(result, torch.Tensor) and result.requires_grad
+    kept = bool(old) or (isinstance(result, torch.Tensor) and result.requires_grad)
     return {
         "the mean loss": torch.as_tensor(result).item(),
-        "what it is made of": "losses with their graphs" if kept else "numbers",
+        "what it keeps of a batch": "a loss with its graph" if kept else "a number",
         **{f"{name} afterwards": p.detach().clone() for name, p in model.named_parameters()},
     }
 
@@ -234,6 +258,9 @@ EXERCISES.append(Exercise(
     mistakes=(
         Mistake("the losses still keep their graphs", "What comes back is a tensor that could be differentiated.",
                 "Append `loss.item()` instead of `loss`.", (_loop(keep=lambda loss: loss),)),
+        Mistake("numbers too late", "The number is taken at the end, and until then each loss keeps its graph.",
+                "Take it in the loop, of each loss: `losses.append(loss.item())`.",
+                (_loop(keep=lambda loss: loss, report=lambda losses: (sum(losses) / len(losses)).item()),)),
         Mistake("gradients still add up", "The second step moves along the gradients of two batches.",
                 "Call `opt.zero_grad()` before each `backward`.", (_loop(zero="never"),)),
         Mistake("the weights do not move", "A step without gradients, or no step at all, changes nothing.", "Each batch needs `zero_grad`, then `backward`, then `step`.",

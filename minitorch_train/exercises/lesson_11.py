@@ -11,9 +11,11 @@ import torch
 from minitorch_train.exercises import Exercise, Mistake
 
 # %% ../../nbs/exercises/lesson_11.ipynb #f506331f
-def _state(seed):
-    """The state of a generator that nothing was drawn from."""
-    return torch.Generator().manual_seed(seed).get_state()
+def _state(seed, drawn=0):
+    """The state of a generator from which a permutation of `drawn` rows was drawn."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.randperm(drawn, generator=generator)
+    return generator.get_state()
 
 
 def _at(begun):
@@ -29,6 +31,11 @@ def rows_to_come(begun, n, done):
     return torch.randperm(n, generator=generator).tolist()[done:]
 
 
+def _seeded_anew(begun):
+    """A generator that starts where that of the state once started."""
+    return torch.Generator().manual_seed(_at(begun).initial_seed())
+
+
 def _second_permutation(begun, n, done):
     """The order of the epoch after this one."""
     generator = _at(begun)
@@ -39,7 +46,7 @@ def _second_permutation(begun, n, done):
 EXERCISES = [Exercise(
     id="11.1", title="rows to come", kind="write",
     statement="Write `rows_to_come(begun, n, done)`. An epoch of `n` rows went through the permutation that `torch.randperm` drew at its start from a generator, and was stopped after `done` rows. `begun` is the state of that generator, from its `get_state()`, before the permutation was drawn. Return the rows that are still to come, in their order, as a list of numbers.",
-    cases=((_state(1), 5, 2), (_state(2), 8, 3), (_state(3), 100, 90)), observe=lambda answer, *case: None if (rows := answer(*case)) is None else list(rows),
+    cases=((_state(1), 5, 2), (_state(2, 8), 8, 3), (_state(3, 100), 100, 90)), observe=lambda answer, *case: None if (rows := answer(*case)) is None else list(rows),
     reference=lambda begun, n, done: torch.randperm(n, generator=_at(begun))[done:].tolist(), solution=rows_to_come,
     explanation="From the same state the same permutation is drawn again, and what is done is skipped.",
     notice=lambda answer: f"After 2 of 5 rows, {len(answer(_state(1), 5, 2))} are left, and none of them is one of the first two.",
@@ -48,6 +55,9 @@ EXERCISES = [Exercise(
         Mistake("another order", "That is a permutation, but not the one of this epoch.",
                 "Make a `torch.Generator()`, give it `begun` by `set_state`, and give it to `torch.randperm` as `generator`.",
                 (lambda begun, n, done: torch.randperm(n)[done:].tolist(), lambda begun, n, done: torch.randperm(n, generator=torch.Generator())[done:].tolist())),
+        Mistake("seeded anew", "The seed is where the generator once started, and `begun` where it was when this epoch began.",
+                "Give `begun` itself to the generator, by `set_state`.",
+                (lambda begun, n, done: torch.randperm(n, generator=_seeded_anew(begun))[done:].tolist(),)),
         Mistake("the rows that are done", "These were used before the stop.", "Take what comes after the first `done`: `[done:]`.",
                 (lambda begun, n, done: rows_to_come(begun, n, 0)[:done],)),
         Mistake("a new permutation of the rest", "The order of the whole epoch was drawn in one go.", "Draw a permutation of all `n` rows, then skip the first `done`.",
@@ -187,9 +197,9 @@ def _after(answer):
     return disk
 
 # %% ../../nbs/exercises/lesson_11.ipynb #91b2c6e4
-def _stopped(seed, n, done):
+def _stopped(seed, n, done, drawn=0):
     """The two states of an epoch that was stopped, and its two numbers."""
-    generator = _at(_state(seed))
+    generator = _at(_state(seed, drawn))
     begun = generator.get_state()
     torch.randperm(n, generator=generator)
     for _ in range(done):
@@ -228,7 +238,7 @@ def _paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, done), s
 EXERCISES.append(Exercise(
     id="11.3", title="go on with both states", kind="repair",
     statement="An epoch of `n` rows drew a permutation of them from a generator, and then for each row in its turn one number, by `torch.rand(1, generator=generator).item()`. It was stopped after `done` rows. `begun` is the state of the generator before the permutation was drawn, and `moment` its state at the stop. `go_on(begun, moment, n, done)` is meant to return the rows that are still to come, each with the number that the undisturbed epoch would have drawn for it, as a list of pairs. Its rows are right, its numbers are not. Repair it.",
-    cases=(_stopped(1, 4, 2), _stopped(2, 6, 2), _stopped(3, 9, 5)), given=_with_one_state,
+    cases=(_stopped(1, 4, 2), _stopped(2, 6, 2, 6), _stopped(3, 9, 5, 9)), given=_with_one_state,
     reference=_paired(), solution=go_on,
     explanation="The order comes again from the state at the beginning, and the numbers go on from the state at the stop.",
     notice=lambda answer: f"Whole or stopped after 2 of 4 rows, the last number is the same: {answer(*_stopped(1, 4, 0))[-1][1]:.4f} and {answer(*_stopped(1, 4, 2))[-1][1]:.4f}.",
@@ -237,6 +247,9 @@ EXERCISES.append(Exercise(
         Mistake("the state of the stop alone", "The numbers would be right, but the permutation came from the other state.", "Draw the permutation from `begun`, and only then call `set_state(moment)`.",
                 (_paired(order=lambda begun, moment, n, done: torch.randperm(n, generator=_at(moment))[done:].tolist()),
                  lambda begun, moment, n, done: _with_one_state(moment, moment, n, done))),
+        Mistake("the order is seeded anew", "The seed is where the generator once started, and `begun` where it was when this epoch began.",
+                "Give `begun` itself to the generator, by `set_state`, before you draw the permutation.",
+                (_paired(order=lambda begun, moment, n, done: torch.randperm(n, generator=_seeded_anew(begun))[done:].tolist()),)),
         Mistake("nothing is skipped", "The rows before the stop were used already.", "Go through `order[done:]`.",
                 (_paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, 0)),)),
         Mistake("the rows that are done", "These were used before the stop.", "Go through `order[done:]`.",
