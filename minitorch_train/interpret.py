@@ -26,7 +26,7 @@ def show_confusion(counts: Tensor) -> "matplotlib.figure.Figure":
     wrong = counts.detach().cpu().clone().fill_diagonal_(0)
     fig, ax = plt.subplots(figsize=(4.2, 4), dpi=72, layout="constrained")
     ax.imshow(wrong.numpy(), cmap="Oranges", vmin=0, vmax=max(1.5 * wrong.max().item(), 1))
-    for i, j in wrong.nonzero().tolist():
+    for i, j in wrong.nonzero().tolist():  # the places that are not 0
         ax.text(j, i, f"{wrong[i, j]:g}", ha="center", va="center", fontsize=9)
     ax.set(xticks=range(len(wrong)), yticks=range(len(wrong)), xlabel="what the network said",
            ylabel="true class", title=f"{wrong.sum():,} of {counts.sum():,} are wrong")

@@ -45,7 +45,7 @@ def recall(counts):
 
 EXERCISES.append(Exercise(
     id="12.2", title="recall", kind="write",
-    statement="Write `recall(counts)`. `counts` is a confusion matrix, with a row for each true class and a column for each answer, and each class has at least one image. Return a tensor with a number for each class: which share of its images was read as that class?",
+    statement="Write `recall(counts)`. `counts` is a confusion matrix, with a row for each true class and a column for each answer, and each class has at least one image. Return a tensor with a number for each class: the share of its images that was read as that class.",
     cases=((tensor([[1]]),), (tensor([[3, 1], [4, 2]]),), (tensor([[5, 0, 1], [2, 7, 4], [0, 0, 9]]),), (tensor([[0, 2], [1, 3]]),)),
     reference=lambda counts: counts.diag() / counts.sum(dim=1), solution=recall,
     explanation="The right answers are on the diagonal, and a row has all images of its class.",
@@ -99,7 +99,7 @@ def _binned(last="clamped", gap=lambda c, r: (c.sum() - r.sum()).abs(), end=lamb
     def error(confidence, right, bins):
         bin = (bins * confidence).long()
         bin = bin.clamp(max=bins - 1) if last == "clamped" else bin
-        pairs = [(confidence[bin == b], right[bin == b]) for b in range(bins)]
+        pairs = [(confidence[bin == b], right[bin == b]) for b in range(bins + (last == "apart"))]
         pairs = [pair for pair in pairs if len(pair[0])]
         return end([gap(*pair) for pair in pairs], bins if end is _by_bins else len(confidence))
     return error
@@ -117,6 +117,7 @@ def _bin_means(c, r):
 
 _CASES = (
     (tensor([0.75]), tensor([0.0]), 2),
+    (tensor([1.0, 0.75]), tensor([0.0, 1.0]), 2),
     (tensor([1.0, 1.0, 0.75]), tensor([0.0, 1.0, 1.0]), 5),
     (tensor([0.55, 0.58, 0.75, 0.95, 0.97, 1.0]), tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0]), 10),
     (tensor([0.3, 0.35, 0.45, 0.65, 0.8, 0.8, 0.9]), tensor([1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0]), 4),
@@ -136,6 +137,8 @@ EXERCISES.append(Exercise(
                 (_binned(gap=_bin_means, end=lambda gaps, n: sum(gaps) / len(gaps)), _binned(gap=_bin_means, end=_by_bins))),
         Mistake("a confidence of 1 is lost", "`(bins * confidence).long()` gives `bins` for it, one past the last.",
                 "Append `.clamp(max=bins - 1)`.", (_binned(last="lost"),)),
+        Mistake("a bin of its own for 1", "There is one bin more than was asked for.",
+                "A confidence of 1 belongs into the last bin: append `.clamp(max=bins - 1)`.", (_binned(last="apart"),)),
         Mistake("the means are added up", "Each bin's mean has to be weighted with its share of the answers.",
                 "Multiply each gap by the answers in its bin, and divide the sum by all of them.", (_binned(gap=_bin_means, end=lambda gaps, n: sum(gaps)), _binned(gap=_bin_means))),
         Mistake("gaps cancel", "Bins that are too bold make up for bins that are too modest.", "Take `.abs()` in each bin, before adding up.",
@@ -166,7 +169,7 @@ def published(networks):
 
 EXERCISES.append(Exercise(
     id="12.4", title="the figure to publish", kind="repair",
-    statement="`published(networks)` gets a list of pairs, one for each network that was tried: its accuracy on the validation digits, then that on the test digits. No two networks have the same validation accuracy. The function is meant to return the test accuracy that may be published, where the network was chosen fairly. Repair it.",
+    statement="`published(networks)` gets a list of pairs, one for each network that was tried: its accuracy on the validation digits, then that on the test digits. No two networks have the same validation accuracy. The function is meant to choose one network fairly, and to return the test accuracy that may be published. Repair it.",
     cases=(([(0.9, 0.8)],), ([(0.95, 0.94), (0.96, 0.92)],), ([(0.975, 0.97), (0.981, 0.976), (0.979, 0.98)],), ([(0.8, 0.7), (0.9, 0.4), (0.1, 0.95), (0.6, 0.3), (0.5, 0.6)],)),
     observe=_published, given=_looks_twice,
     reference=lambda networks: sorted(networks)[-1][1], solution=published,

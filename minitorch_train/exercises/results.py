@@ -143,9 +143,10 @@ _RELATIONS = (  # a name, a hint, and whether it holds between a wrong result an
     ("a log is missing", "The log of what came is what is wanted.", _of_numbers(lambda a, b: _close(a, b.exp()))),
     ("a log too many", "What came is the log of what is wanted.", _of_numbers(lambda a, b: not _close(a, b) and _close(a.exp(), b))),
     ("1 minus what is wanted", "Take what came off 1, and it is right.", _of_numbers(lambda a, b: _close(a, 1 - b))),
-    ("the signs are lost", "Every number came without its sign.", _of_numbers(lambda a, b: _close(a, b.abs()))),
-    ("what is below 0 is cut off", "Where a number below 0 is wanted, 0 came.", _of_numbers(lambda a, b: _close(a, b.clamp(min=0)))),
-    ("rounded to whole numbers", "Whole numbers came, and fractions are wanted.", _of_numbers(lambda a, b: _close(a, b.round()) or _close(a, b.floor()) or _close(a, b.ceil()))),
+    ("the signs are lost", "Every number came without its sign.", _of_numbers(lambda a, b: not _close(a, b) and _close(a, b.abs()))),
+    ("what is below 0 is cut off", "Where a number below 0 is wanted, 0 came.", _of_numbers(lambda a, b: not _close(a, b) and _close(a, b.clamp(min=0)))),
+    ("rounded to whole numbers", "Whole numbers came, and fractions are wanted.",
+     _of_numbers(lambda a, b: not _close(a, b) and any(_close(a, whole(b)) for whole in (torch.round, torch.floor, torch.ceil)))),
 )
 
 # %% ../../nbs/exercises/results.ipynb #9f5ce93f
