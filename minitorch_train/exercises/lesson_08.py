@@ -17,6 +17,7 @@ from minitorch_train.optim import Adam
 # %% ../../nbs/exercises/lesson_08.ipynb #04d40960
 def _first_step(g):
     """What Adam's first step makes of a gradient."""
+    g = g.item() if isinstance(g, torch.Tensor) and not g.dim() else g
     if not isinstance(g, (int, float)):
         return f"{g!r} is not a number"
     p = nn.Parameter(torch.zeros((), dtype=torch.float64))
@@ -93,7 +94,7 @@ def _trained(answer, lr, weight_decay):
     if opt is None:
         return None
     for g in (tensor([1.0, 0.5]), tensor([-2.0, 0.5]), tensor([0.25, 3.0])):
-        params[0].grad, params[2].grad = g, g[:1]
+        params[0].grad, params[2].grad = g, g[:1].clone()
         opt.step()
     return [p.detach() for p in params]
 
