@@ -546,6 +546,7 @@ def _predict(
         metavar="IMAGE...", help="Pictures of one digit each: PNG, JPEG, GIF, BMP, TIFF, WebP and more.", show_default=False)],
     checkpoint: Annotated[Path, typer.Option(
         metavar="DIR", exists=True, file_okay=False, help="A folder that `train --checkpoint` made.", show_default=False)],
+    device: Annotated[Literal["cpu", "cuda", "mps"], typer.Option(help="Where to compute.")] = "cpu",
 ) -> None:
     """Say which digit each IMAGE shows, and how probable each of the ten is.
 
@@ -556,7 +557,8 @@ def _predict(
     import minitorch_train as mt
     from minitorch_train.pictures import read_digit
 
-    model = _network(checkpoint / "run.safetensors")
+    _check_device(device)
+    model = _network(checkpoint / "run.safetensors").to(device)
     try:
         x_train = mt.get_data()[0]
     except (OSError, ValueError) as error:
@@ -569,7 +571,7 @@ def _predict(
             typer.echo(str(error), err=True)
             refused = True
             continue
-        row = mt.softmax(model(mt.normalize(digit[None], x_train.mean(), x_train.std())))[0].tolist()
+        row = mt.softmax(model(mt.normalize(digit[None], x_train.mean(), x_train.std()).to(device)))[0].tolist()
         best, sure = row.index(max(row)), alone * max(row)
         if not sure >= _SURE:
             guess = f"at best a {best}, with probability {sure:.2f}" if digit.any() else "nothing stands out from its ground"
