@@ -10,11 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for editors: these are loaded when one of them is first used
-    from minitorch_train import backprop, checkpoints, data, fitting, functional, fused, interpret, loading
-    from minitorch_train import model, optim, testing, training
+    from minitorch_train import backprop, checkpoints, data, distributed, fitting, functional, fused
+    from minitorch_train import interpret, loading, model, optim, testing, training
     from minitorch_train.backprop import train_by_hand
     from minitorch_train.checkpoints import Run, load_checkpoint, save_checkpoint
     from minitorch_train.data import get_data, get_test_data, normalize, show_digits
+    from minitorch_train.distributed import accumulate, mean_gradients, mean_over_ranks, own_rows
     from minitorch_train.fitting import History, evaluate, fit
     from minitorch_train.functional import cross_entropy, log_softmax, logsumexp, mse, nll, softmax
     from minitorch_train.fused import fused_cross_entropy, linear_cross_entropy
@@ -28,7 +29,8 @@ if TYPE_CHECKING:  # for editors: these are loaded when one of them is first use
 # %% ../nbs/index.ipynb #dfb1b994
 __version__ = "0.1.0"
 globals().pop("__all__", None)  # it is in `__getattr__`'s hands
-_MODULES = ("backprop", "checkpoints", "data", "fitting", "functional", "fused", "interpret", "loading", "model", "optim", "testing", "training")
+_MODULES = ("backprop", "checkpoints", "data", "distributed", "fitting", "functional", "fused",
+            "interpret", "loading", "model", "optim", "testing", "training")
 
 
 def __getattr__(name: str) -> object:

@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
+from contextlib import contextmanager
 from importlib.resources import files
 from importlib.util import find_spec
 from itertools import count, pairwise
@@ -26,6 +27,8 @@ from tqdm import tqdm
 from . import __version__
 
 if TYPE_CHECKING:  # imported where it is needed: torch is slow to load, and running wants the `lessons` extra
+    from collections.abc import Iterable, Iterator
+
     from torch import Tensor
 
     from minitorch_train.fitting import History
@@ -334,18 +337,60 @@ def _settings(given: dict, path: Path | None, resume: bool) -> dict:
     return kept
 
 # %% ../nbs/machinery/command_line.ipynb #8c6b992f
-def _train(settings: dict, checkpoint: Path | None, resume: bool, history: "History") -> tuple[float, float]:
+class _OwnRows:
+    """A loader of which each of several processes takes its own rows of every batch: together they see each row once."""
+
+    def __init__(self, dl: "Iterable", rank: int, ranks: int):
+        self.batch_sampler, self.rank, self.ranks = dl, rank, ranks  # a checkpoint looks there for what draws the order
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> "Iterator":
+        for xb, yb in self.batch_sampler:
+            yield xb[self.rank :: self.ranks], yb[self.rank :: self.ranks]
+
+
+@contextmanager
+def _process_group(device: str) -> "Iterator[tuple[int, int]]":
+    """The group of processes that torchrun has started this one in, if it has; gives the rank and how many there are."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield 0, 1
+        return
+    import torch
+    import torch.distributed as dist
+
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size()
+    finally:
+        dist.destroy_process_group()
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that is not there."""
+    import torch
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[device]:
+        raise typer.BadParameter(f"--device {device} is not there: this machine has {', '.join(name for name, has in there.items() if has)}")
+
+
+def _train(settings: dict, checkpoint: Path | None, resume: bool, history: "History", device: str,
+           group: tuple[int, int]) -> tuple[float, float]:
     """Train on the digits; returns the validation loss and accuracy."""
     import torch
 
     import minitorch_train as mt
 
     torch.manual_seed(settings["seed"])
-    x_train, y_train, x_valid, y_valid = mt.get_data()
+    x_train, y_train, x_valid, y_valid = (part.to(device) for part in mt.get_data())
     scale = x_train.mean(), x_train.std()
     train_ds, valid_ds = (mt.Dataset(mt.normalize(x, *scale), y) for x, y in ((x_train, y_train), (x_valid, y_valid)))
-    train_dl, valid_dl = mt.get_dls(train_ds, valid_ds, settings["bs"], drop_last=True)
-    model = mt.Model(784, settings["hidden"], 10)
+    train_dl, valid_dl = (_OwnRows(dl, *group) for dl in mt.get_dls(train_ds, valid_ds, settings["bs"], drop_last=True))
+    model = mt.Model(784, settings["hidden"], 10).to(device)
     if settings["optimizer"] == "sgd":
         opt = mt.SGD(model.parameters(), lr=settings["lr"], momentum=0.9, nesterov=True)
     else:
@@ -429,6 +474,7 @@ def _train_digits(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --checkpoint, if there is one; with more --epochs, for longer.")] = False,
     plot: Annotated[Path | None, typer.Option(
         metavar="FILE", dir_okay=False, help="Draw the losses into a .png, .pdf or .svg.", show_default=False)] = None,
+    device: Annotated[Literal["cpu", "cuda", "mps"], typer.Option(help="Where to train.")] = "cpu",
     json_file: Annotated[Path | None, typer.Option(
         "--json", metavar="FILE", dir_okay=False, help="Write figures and losses, a line of JSON an epoch.", show_default=False)] = None,
 ) -> None:
@@ -436,6 +482,8 @@ def _train_digits(
 
     A line for each epoch, and a bar in a terminal. With --checkpoint the run is kept every few seconds and after each
     epoch. Stopped by Ctrl-C, or killed, it goes on with --resume and ends with the same numbers as if nothing had been.
+
+    Several processes share each batch: torchrun --nproc-per-node 2 -m minitorch_train train --recipe fast
     """
     if resume and checkpoint is None:
         raise typer.BadParameter("--resume goes on with the run in --checkpoint DIR, but there is no --checkpoint")
@@ -445,6 +493,7 @@ def _train_digits(
     options = {"recipe": recipe, "epochs": epochs, "lr": lr, "bs": bs, "hidden": hidden, "optimizer": optimizer, "seed": seed}
     given = {name: value for name, value in options.items() if value is not None}
     _check_ranges(given)
+    _check_device(device)
     from minitorch_train.fitting import History
 
     path, history, failed = checkpoint and checkpoint / "run.safetensors", History(), []
@@ -453,8 +502,12 @@ def _train_digits(
         if checkpoint is not None:
             checkpoint.mkdir(parents=True, exist_ok=True)
         _check_targets(plot, json_file, path)
-        loss, accuracy = _train(settings, path, resume, history)
-        typer.echo(f"validation loss {loss:.4f}, accuracy {accuracy:.4f}")
+        with _process_group(device) as group:
+            if settings["bs"] < group[1]:
+                raise ValueError(f"--bs {settings['bs']} is not enough for {group[1]} processes, which need a digit each")
+            loss, accuracy = _train(settings, path, resume, history, device, group)
+        if not group[0]:
+            typer.echo(f"validation loss {loss:.4f}, accuracy {accuracy:.4f}")
     except KeyboardInterrupt as error:
         stopped = str(error).partition(";")[0] or "stopped"
         how = f"--checkpoint {checkpoint} --resume goes on" if path and path.exists() else "it was not kept"
@@ -463,7 +516,8 @@ def _train_digits(
     except (OSError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         failed.append(str(error) or type(error).__name__)
     finally:
-        failed += _write_outputs(history, plot, json_file)
+        if not int(os.environ.get("RANK", 0)):
+            failed += _write_outputs(history, plot, json_file)
         typer.echo("\n".join(failed), err=True, nl=bool(failed))
     raise typer.Exit(bool(failed))
 
@@ -492,6 +546,7 @@ def _predict(
         metavar="IMAGE...", help="Pictures of one digit each: PNG, JPEG, GIF, BMP, TIFF, WebP and more.", show_default=False)],
     checkpoint: Annotated[Path, typer.Option(
         metavar="DIR", exists=True, file_okay=False, help="A folder that `train --checkpoint` made.", show_default=False)],
+    device: Annotated[Literal["cpu", "cuda", "mps"], typer.Option(help="Where to compute.")] = "cpu",
 ) -> None:
     """Say which digit each IMAGE shows, and how probable each of the ten is.
 
@@ -502,7 +557,8 @@ def _predict(
     import minitorch_train as mt
     from minitorch_train.pictures import read_digit
 
-    model = _network(checkpoint / "run.safetensors")
+    _check_device(device)
+    model = _network(checkpoint / "run.safetensors").to(device)
     try:
         x_train = mt.get_data()[0]
     except (OSError, ValueError) as error:
@@ -515,7 +571,7 @@ def _predict(
             typer.echo(str(error), err=True)
             refused = True
             continue
-        row = mt.softmax(model(mt.normalize(digit[None], x_train.mean(), x_train.std())))[0].tolist()
+        row = mt.softmax(model(mt.normalize(digit[None], x_train.mean(), x_train.std()).to(device)))[0].tolist()
         best, sure = row.index(max(row)), alone * max(row)
         if not sure >= _SURE:
             guess = f"at best a {best}, with probability {sure:.2f}" if digit.any() else "nothing stands out from its ground"

@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from .checkpoints import Run
-from .states import write_whole
+from .distributed import mean_gradients, mean_over_ranks, sum_over_ranks
+from .states import ranks, write_whole
 from .training import accuracy
 from .watching import NONE_COUNTS, TRY_LOWER, Watch, all_finite, check_optimizer, counted
 from .watching import forward, interrupt_noted, judge, modes_kept, progress_bar
@@ -51,6 +52,7 @@ def evaluate(model: nn.Module, loss_func: Callable, dl: Iterable, metric: Callab
                 n = len(batch[1]) if metric is accuracy else n
                 if n:
                     metric_sum, judged = metric_sum + n * value, judged + n
+    loss_sum, metric_sum, total, judged = sum_over_ranks(loss_sum, metric_sum, total, judged)
     if not total or (metric is not None and not judged):
         raise ValueError("dl should give at least one row that counts, but it gave none")
     return loss_sum / total, None if metric is None else metric_sum / judged
@@ -104,14 +106,19 @@ class History:
 def _train_epoch(run: Run, loss_func: Callable, scheduler: LRScheduler | None, count: Callable | None,
                  watch: Watch) -> None:
     """The rest of an epoch: for each batch a loss, a gradient, a step."""
-    model, opt, losses = run.model, run.opt, run.history.losses
+    model, opt, losses, several = run.model, run.opt, run.history.losses, ranks()[1] > 1
     for batch in run.batches():
         out, loss = forward(model, loss_func, batch, run)
         value = loss.item()
         watch.check_loss(value, batch[0], out)
         n = counted(batch, out, count, run)
         opt.zero_grad()
-        loss.backward()
+        if several:  # sums over all processes, and one division
+            (loss * n).backward()
+            [value] = mean_over_ranks([value], n)
+            n = mean_gradients((p for group in opt.param_groups for p in group["params"]), n)
+        else:
+            loss.backward()
         opt.step()
         if scheduler is not None:
             scheduler.step()

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .checkpoints import save_checkpoint
-from .states import describe, has_numbers, length
+from .states import describe, has_numbers, length, ranks
 
 # %% ../nbs/machinery/watching.ipynb #daad2097
 @contextmanager
@@ -54,7 +55,7 @@ def progress_bar(run: Any, epochs: int, verbose: bool) -> Iterator[Any]:
         place, watched = sys.stdout, getattr(shell.kernel, "_allow_stdin", True)
     else:
         place, watched = sys.stderr, sys.stderr is not None and sys.stderr.isatty()
-    if not (verbose and watched):
+    if not (verbose and watched) or ranks()[0]:
         yield None
         return
     from tqdm import tqdm
@@ -149,7 +150,7 @@ class Watch:
 
     def __init__(self, run: Any, path: str | Path | None, save_every: float, verbose: bool):
         self.run, self.path = run, None if path is None else Path(path)
-        self.save_every, self.verbose = save_every, verbose
+        self.save_every, self.verbose = save_every, verbose and not ranks()[0]
         self.save_at, self.show_at = math.inf, 0.0
         self.bar, self.noted = None, []  # fit fills these in
 
@@ -161,6 +162,8 @@ class Watch:
     def begin(self, resume: bool, epochs: int) -> None:
         """Go on from the checkpoint if it is there and `resume` is set; write one in any case."""
         there = self.path is not None and self.path.exists()
+        if ranks()[1] > 1:
+            dist.barrier()  # all have looked before the first one writes
         if there and not resume:
             choice = "go on from it with resume=True, or choose another name"
             raise FileExistsError(f"the checkpoint {self.path} is there already: {choice}")
@@ -171,8 +174,8 @@ class Watch:
         self.save()
 
     def save(self) -> None:
-        """Write a checkpoint, if there is to be one."""
-        if self.path is None:
+        """Write a checkpoint, if there is to be one; of several processes, the first does."""
+        if self.path is None or ranks()[0]:
             return
         if not all_finite(self.run.model):
             what = f"weights are nan or inf before {self.run}, so {self.path} is left as it was"

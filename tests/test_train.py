@@ -117,6 +117,14 @@ def test_bad_options_are_refused_before_anything_is_trained(arguments, part, mon
     assert result.exit_code == 2 and part in " ".join(result.stderr.replace("│", " ").split())
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a graphics card is there, and would not be refused")
+def test_a_device_that_is_not_there_is_refused(trained, monkeypatch):
+    monkeypatch.setattr(cli, "_train", lambda *_: pytest.fail("it trained"))
+    for command in (["train"], ["predict", "--checkpoint", trained[0] / "run", "a.png"]):
+        result = run(*command, "--device", "cuda")
+        assert result.exit_code == 2 and "--device cuda is not there: this machine has cpu" in " ".join(result.stderr.replace("│", " ").split())
+
+
 def test_a_diverging_run_says_what_to_try():
     result = run("train", *SMALL, "--lr", 1000)
     assert result.exit_code == 1 and "learning rate" in result.stderr and "try a tenth" in result.stderr
