@@ -385,6 +385,8 @@ def _train(settings: dict, checkpoint: Path | None, resume: bool, history: "Hist
 
     import minitorch_train as mt
 
+    if settings["bs"] < group[1]:
+        raise ValueError(f"--bs {settings['bs']} is not enough for {group[1]} processes, which need a digit each")
     torch.manual_seed(settings["seed"])
     x_train, y_train, x_valid, y_valid = (part.to(device) for part in mt.get_data())
     scale = x_train.mean(), x_train.std()
@@ -446,6 +448,8 @@ def _write_outputs(history: "History", plot: Path | None, json_file: Path | None
 
     wanted = {f"--json {json_file}": json_file and (lambda: history.save(json_file)), f"--plot {plot}": plot and draw}
     failed = []
+    if int(os.environ.get("RANK", 0)):
+        return failed  # the first of several processes writes
     for name, write in wanted.items():
         try:
             if write and history.losses:
@@ -503,11 +507,8 @@ def _train_digits(
             checkpoint.mkdir(parents=True, exist_ok=True)
         _check_targets(plot, json_file, path)
         with _process_group(device) as group:
-            if settings["bs"] < group[1]:
-                raise ValueError(f"--bs {settings['bs']} is not enough for {group[1]} processes, which need a digit each")
             loss, accuracy = _train(settings, path, resume, history, device, group)
-        if not group[0]:
-            typer.echo(f"validation loss {loss:.4f}, accuracy {accuracy:.4f}")
+        typer.echo("" if group[0] else f"validation loss {loss:.4f}, accuracy {accuracy:.4f}\n", nl=False)
     except KeyboardInterrupt as error:
         stopped = str(error).partition(";")[0] or "stopped"
         how = f"--checkpoint {checkpoint} --resume goes on" if path and path.exists() else "it was not kept"
@@ -516,8 +517,7 @@ def _train_digits(
     except (OSError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         failed.append(str(error) or type(error).__name__)
     finally:
-        if not int(os.environ.get("RANK", 0)):
-            failed += _write_outputs(history, plot, json_file)
+        failed += _write_outputs(history, plot, json_file)
         typer.echo("\n".join(failed), err=True, nl=bool(failed))
     raise typer.Exit(bool(failed))
 

@@ -22,6 +22,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DOCUMENTED = (ast.Module, ast.ClassDef, *FUNCTIONS)
 BANNED = re.compile(r"\b(simply|just|obviously|clearly|trivially|easy)\b", re.IGNORECASE)
 EXCLAIMED = re.compile(r"\w!(?=[\s\"')*]|$)")
+FIGURE = re.compile(r"(^|\n\n)<details><summary>The figure in words</summary>\n\n[^<]{20,}\n\n</details>\s*$")
 CLOCKS = re.compile(r"\b(perf_counter|monotonic|process_time|thread_time|timeit|time\.time|getrusage|ru_maxrss|VmHWM|VmRSS|memory_info|tracemalloc)")
 UNCLEAN = {
     "an absolute path": re.compile(r"(?<![\w.:/<])/\w[\w.-]*/[\w.-]+|\b[A-Za-z]:\\\w|file://"),
@@ -187,10 +188,10 @@ def check_rhythm(notebook: NotebookNode) -> list[str]:
 
 
 def check_length(notebook: NotebookNode) -> list[str]:
-    """At most 2,300 words of prose, the exercises left out."""
+    """At most 2,300 words of prose, the exercises and the figures' descriptions left out."""
     ships = (number for number, cell in enumerate(notebook.cells) if cell.source.startswith(SHIPS))
     cells = lesson_part(notebook) + notebook.cells[next(ships, len(notebook.cells)):]
-    words = sum(len(prose(cell).split()) for cell in cells if cell.cell_type == "markdown")
+    words = sum(len(FIGURE.sub("", prose(cell)).split()) for cell in cells if cell.cell_type == "markdown")
     return [f"there are {words:,} words, and 2,300 is the limit"] if words > 2300 else []
 
 
@@ -238,21 +239,24 @@ def check_closing(notebook: NotebookNode) -> list[str]:
     summary = "\n".join(kinds.get("stdout", "") for cell in notebook.cells[built:hurts] for kinds in shown(cell))
     found = [f"cell {built}: the outputs under `{CLOSING[0]}` do not show the exported name {name}"
              for name in exported if not re.search(rf"\b{name}\b.*\d", summary)]
+    wanted = "from minitorch_train.exercises import check, progress, solution"
+    if not any(cell.source == wanted for cell in notebook.cells[hurts:]):
+        found.append(f"`{CLOSING[2]}` should begin with a cell that says {wanted}")
     checked = [call for cell in notebook.cells[hurts:] if cell.cell_type == "code"
                for call in re.findall(r'(?m)^check\("(\d\d\.\d)", \w+\)$', cell.source)]
     return found + ([] if 3 <= len(checked) <= 5 else [f"`{CLOSING[2]}` checks {len(checked)} exercises, and three to five are wanted"])
 
 
 def check_figures(notebook: NotebookNode) -> list[str]:
-    """At most four figures, each described by a paragraph at the end of the Markdown cell before it."""
+    """At most four figures, each described in words, folded, at the end of the Markdown cell before it."""
     cells = notebook.cells
     figures = [number for number, cell in enumerate(cells, 1) if any("image/png" in kinds for kinds in shown(cell))]
     total = sum("image/png" in kinds for cell in cells for kinds in shown(cell))
     found = [f"there are {total} figures, and four is the limit"] if total > 4 else []
     for number in figures:
         before = cells[number - 2] if number > 1 else cells[0]
-        if before.cell_type != "markdown" or not before.source.rstrip().split("\n\n")[-1].startswith("*Figure:"):
-            found.append(f"cell {number} shows a figure, and the cell before it does not end with a paragraph that begins `*Figure:`")
+        if before.cell_type != "markdown" or not FIGURE.search(before.source):
+            found.append(f"cell {number} shows a figure, and the cell before it does not end with its description: <details><summary>The figure in words</summary>")
     return found
 
 
