@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from .checkpoints import Run
-from .distributed import mean_gradients, mean_over_ranks, sum_over_ranks
-from .states import ranks, write_whole
+from .distributed import mean_gradients, mean_over_ranks
+from .states import ranks, sum_over_ranks, write_whole
 from .training import accuracy
 from .watching import NONE_COUNTS, TRY_LOWER, Watch, all_finite, check_optimizer, counted
 from .watching import forward, interrupt_noted, judge, modes_kept, progress_bar
