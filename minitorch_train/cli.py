@@ -362,9 +362,12 @@ def _process_group(device: str) -> "Iterator[tuple[int, int]]":
 
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    store, rank, ranks = next(dist.rendezvous("env://"))
+    # torchrun keeps its store when it starts a process again, and with it the addresses of those that died
+    store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=ranks)
     try:
-        yield dist.get_rank(), dist.get_world_size()
+        yield rank, ranks
     finally:
         dist.destroy_process_group()
 
