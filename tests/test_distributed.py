@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -196,11 +195,11 @@ def test_own_rows_takes_a_distributed_sampler():
 
 # In two processes, started as the lesson starts them
 
-def lesson():
-    """The names that the lesson's helper needs, from its own cells."""
+def lesson(folder):
+    """The names that the lesson's helper needs, from its own cells; it keeps its files in `folder`."""
     cells = [cell.source for cell in nbformat.read(LESSON, as_version=4).cells if cell.cell_type == "code"]
     wanted = [next(source for source in cells if source.startswith(start)) for start in ("import copy", "START", "loopback")]
-    names = {"__name__": "lesson", "folder": Path(tempfile.mkdtemp())}
+    names = {"__name__": "lesson", "folder": folder}
     exec("\n".join(wanted), names)
     return names
 
@@ -219,9 +218,9 @@ def too_late(number, frame):
 
 
 @pytest.fixture(scope="module")
-def two():
+def two(tmp_path_factory):
     """The lesson's `launch`, with a limit in time; afterwards none of its processes is left."""
-    names = lesson()
+    names = lesson(tmp_path_factory.mktemp("two"))
 
     def launch(function, *options, **more):
         before = signal.signal(signal.SIGALRM, too_late)
@@ -385,12 +384,11 @@ def test_a_rank_that_dies_ends_all_and_a_second_attempt_ends_with_the_same_bits(
 
 
 PROGRAM = """
-import sys, linecache
+import sys
+from pathlib import Path
 sys.path[:0] = [{tests!r}]
 import test_distributed as t
-names = t.lesson()
-print(names["folder"], flush=True)
-names["launch"](t.waits)
+t.lesson(Path({folder!r}))["launch"](t.waits)
 """
 
 
@@ -401,10 +399,10 @@ def waits():
     time.sleep(300)
 
 
-def test_an_interrupted_cell_leaves_no_process():
-    program = PROGRAM.format(tests=str(Path(__file__).parent))
+def test_an_interrupted_cell_leaves_no_process(tmp_path):
+    folder, program = tmp_path, PROGRAM.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        folder, until = Path(process.stdout.readline().strip()), time.monotonic() + LIMIT
+        until = time.monotonic() + LIMIT
         try:
             while not all((folder / f"waits_{rank}").exists() for rank in range(2)):
                 assert time.monotonic() < until and process.poll() is None
