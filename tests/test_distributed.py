@@ -2,10 +2,10 @@
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -196,11 +196,11 @@ def test_own_rows_takes_a_distributed_sampler():
 
 # In two processes, started as the lesson starts them
 
-def lesson():
-    """The names that the lesson's helper needs, from its own cells."""
+def lesson(folder):
+    """The names that the lesson's helper needs, from its own cells; it keeps its files in `folder`."""
     cells = [cell.source for cell in nbformat.read(LESSON, as_version=4).cells if cell.cell_type == "code"]
     wanted = [next(source for source in cells if source.startswith(start)) for start in ("import copy", "START", "loopback")]
-    names = {"__name__": "lesson", "folder": Path(tempfile.mkdtemp())}
+    names = {"__name__": "lesson", "folder": folder}
     exec("\n".join(wanted), names)
     return names
 
@@ -219,9 +219,9 @@ def too_late(number, frame):
 
 
 @pytest.fixture(scope="module")
-def two():
+def two(tmp_path_factory):
     """The lesson's `launch`, with a limit in time; afterwards none of its processes is left."""
-    names = lesson()
+    names = lesson(tmp_path_factory.mktemp("two"))
 
     def launch(function, *options, **more):
         before = signal.signal(signal.SIGALRM, too_late)
@@ -373,8 +373,8 @@ def dying():
 def test_a_rank_that_dies_ends_all_and_a_second_attempt_ends_with_the_same_bits(two):
     with pytest.raises(RuntimeError) as error:
         two(dying, uses=(*OURS, imports))
-    cause = str(error.value).partition("Root Cause")[2]
-    assert "rank      : 1" in cause and "exitcode  : -9" in cause
+    report = str(error.value).partition("Failures:")[2]  # both may be seen in one look: which is named as the cause is chance then
+    assert re.search(r"rank      : 1 .*\n +exitcode  : -9 ", report)
     assert load_checkpoint(two.folder / "killed")["done"] == 2 and not (two.folder / "undisturbed").exists()
     (two.folder / "killed").unlink()
     two(dying, "--max-restarts=1", uses=(*OURS, imports))
@@ -385,12 +385,11 @@ def test_a_rank_that_dies_ends_all_and_a_second_attempt_ends_with_the_same_bits(
 
 
 PROGRAM = """
-import sys, linecache
+import sys
+from pathlib import Path
 sys.path[:0] = [{tests!r}]
 import test_distributed as t
-names = t.lesson()
-print(names["folder"], flush=True)
-names["launch"](t.waits)
+t.lesson(Path({folder!r}))["launch"](t.waits)
 """
 
 
@@ -401,10 +400,10 @@ def waits():
     time.sleep(300)
 
 
-def test_an_interrupted_cell_leaves_no_process():
-    program = PROGRAM.format(tests=str(Path(__file__).parent))
+def test_an_interrupted_cell_leaves_no_process(tmp_path):
+    folder, program = tmp_path, PROGRAM.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        folder, until = Path(process.stdout.readline().strip()), time.monotonic() + LIMIT
+        until = time.monotonic() + LIMIT
         try:
             while not all((folder / f"waits_{rank}").exists() for rank in range(2)):
                 assert time.monotonic() < until and process.poll() is None
