@@ -201,6 +201,8 @@ _bend = Exercise(
                 (lambda x, w1, b1, w2, b2: linear(torch.relu(linear(x, w1, b1)), w2), lambda x, w1, b1, w2, b2: linear(torch.relu(linear(x, w1)), w2, b2), lambda x, w1, b1, w2, b2: linear(torch.relu(linear(x, w1)), w2))),
         Mistake("a weight is not transposed", "With square weights the shapes fit by accident, and the numbers are wrong.", "Multiply by `w1.T` and by `w2.T`.",
                 (lambda x, w1, b1, w2, b2: torch.relu(x @ w1 + b1) @ w2 + b2, lambda x, w1, b1, w2, b2: torch.relu(x @ w1.T + b1) @ w2 + b2, lambda x, w1, b1, w2, b2: torch.relu(x @ w1 + b1) @ w2.T + b2)),
+        Mistake("new layers", "`nn.Linear` makes weights and a bias of its own, at random.", "Compute with the ones that are given: `x @ w1.T + b1`.",
+                (lambda x, w1, b1, w2, b2: nn.Sequential(nn.Linear(*w1.shape[::-1]), nn.ReLU(), nn.Linear(*w2.shape[::-1]))(x),)),
         Mistake("the layers swapped", "The first layer is the one with w1 and b1.", "Send x through `w1` and `b1` first.", (lambda x, w1, b1, w2, b2: linear(torch.relu(linear(x, w2, b2)), w1, b1),)),
         Mistake("the bend around a weight", "The ReLU bends what a layer gives, not the weights.", "Put `torch.relu` around `x @ w1.T + b1`.",
                 (lambda x, w1, b1, w2, b2: linear(linear(x, w1.relu(), b1), w2, b2), lambda x, w1, b1, w2, b2: linear(linear(x, w1, b1), w2.relu(), b2),
