@@ -95,6 +95,9 @@ _log_softmax = Exercise(
                     lambda x: x - x[..., :1], lambda x: x - x[..., -1:]))),
         Mistake("the maximum added where it is taken off", "In `x - log + m` the m is added. Taken off is the whole of log + m.", "Write brackets: `x - (log + m)`.",
                 (lambda x: x - _shifted(x).exp().sum(-1, keepdim=True).log() + x.max(-1, keepdim=True).values,)),
+        Mistake("too large logits are patched", "[1000, 0] should come out as [0, -1000].", "Subtract the largest value of each row first; it cancels.",
+                tuple(lambda x, f=f: f(f(x) - f(x).exp().sum(-1, keepdim=True).log()) for f in (
+                    lambda x: x.clamp(-80, 80), lambda x: x.clamp(-88, 88), lambda x: x.clamp(max=80), lambda x: x.clamp(max=88), torch.nan_to_num))),
         Mistake("shifted in one place only", "The shift cancels when it is in both parts of the difference.", "Make `z = x - max` first, and use z in both places.",
                 (lambda x: x - _shifted(x).exp().sum(-1, keepdim=True).log(), lambda x: _shifted(x) - x.exp().sum(-1, keepdim=True).log())),
         Mistake("mean instead of sum", "The probabilities add up to more than 1.", "A softmax divides by the sum of the powers.",
