@@ -118,9 +118,10 @@ _repair = Exercise(
                 (lambda x, t: _picked(x.log_softmax(1).log(), t),)),
         Mistake("the log of the mean", "Right for one row. For two, the mean of the logs is not the log of the mean.", "Take the log first, then the mean.",
                 (lambda x, t: -(-_picked(x.softmax(1), t)).log(), lambda x, t: -math.log(-_picked(x.softmax(1), t)))),
-        Mistake("a small number against the infinite log", "The log is finite now, and wrong: at [1000, 0, 3] the loss is 1000.",
+        Mistake("the infinite log is patched", "The log is finite now, and wrong: at [1000, 0, 3] the loss is 1000.",
                 "Use `log_softmax`, which never forms the probability.",
-                tuple(lambda x, t, e=e: _picked((x.softmax(1) + e).log(), t) for e in (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12, 1e-15, 1e-20, 1e-30))),
+                tuple(lambda x, t, e=e: _picked((x.softmax(1) + e).log(), t) for e in (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12, 1e-15, 1e-20, 1e-30))
+                + tuple(lambda x, t, f=f: _picked(f(x.softmax(1).log()), t) for f in (torch.nan_to_num, lambda x: x.nan_to_num(neginf=0.0), lambda x: x.clamp(min=-100)))),
         Mistake("the sign is missing", "The log is there now. A log-probability is negative, and a loss is not.", "Keep the minus.",
                 (lambda x, t: -_picked(x.log_softmax(1), t), lambda x, t: -_picked(x.softmax(1).log(), t))),
         Mistake("the softmax left out", "A logit is no probability: it may be negative, or larger than 1.", "Use `logits.log_softmax(1)`.",
