@@ -898,15 +898,28 @@ def row_by_row(x, w, target, chunk):
     return ALL["13.4"].solution(x, w, target, 1)
 
 
+def shifted_by(x, m):
+    return x - m - (x - m).exp().sum(-1, keepdim=True).log()
+
+
+def labelled(logp, target):
+    return -logp[target != -100].gather(1, target[target != -100, None])
+
+
 REFUSED = {
     "00.2": [lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, atol=atol), lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, rtol=rtol),
-             lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and ALL["00.2"].solution(a.flatten(), b.flatten(), rtol, atol)],
-    "03.2": [far_down, lambda x: x.log_softmax(-1), lambda x: F.log_softmax(x, -1), lambda x: x - x.logsumexp(-1, keepdim=True), lambda x: mt.log_softmax(x)],
+             lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and ALL["00.2"].solution(a.flatten(), b.flatten(), rtol, atol),
+             lambda a, b, rtol=1e-3, atol=1e-5: a.dim() == b.dim() and torch.allclose(a, b, rtol=rtol, atol=atol),
+             lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a.abs() - b.abs()).abs() <= atol + rtol * b.abs()).all())],
+    "00.4": [lambda a, b: (a != b).nonzero()[0].item()],
+    "01.4": [lambda x, y, digit: x[y == digit].sum(0) // (y == digit).sum()],
+    "03.2": [far_down, lambda x: shifted_by(x, x[..., :1]), lambda x: x.log_softmax(-1), lambda x: F.log_softmax(x, -1), lambda x: x - x.logsumexp(-1, keepdim=True), lambda x: mt.log_softmax(x)],
     "03.4": [lambda x, t: torch.logsumexp(t * x, -1) / t, lambda x, t: mt.logsumexp(t * x) / t],
     "04.2": [F.nll_loss, mt.nll, lambda logp, target: nn.NLLLoss()(logp, target)],
     "04.3": [one_maximum],
     "04.4": [by_autograd],
-    "04.5": [F.nll_loss, lambda logp, target: mt.nll(logp, target)],
+    "04.5": [F.nll_loss, lambda logp, target: mt.nll(logp, target), lambda logp, target: labelled(logp, target).sum() / max((target == -100).sum(), 1),
+             lambda logp, target: labelled(logp, target)[labelled(logp, target) != 0].mean()],
     "05.2": [lambda out, yb: 1 - (out.argmax(1) - yb).abs().float().mean()],
     "05.4": [lambda x, y, bs: [(xb, xb) for xb in x.split(bs)], lambda x, y, bs: list(zip(y.split(bs), x.split(bs)))],
     "07.2": [nesterov_in_place],
@@ -930,6 +943,27 @@ REFUSED = {
 @pytest.mark.parametrize("id, answer", [(id, answer) for id, answers in REFUSED.items() for answer in answers])
 def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     assert judge(ALL[id], answer).status in ("wrong", "raised")
+
+
+@pytest.mark.parametrize("id, answer, name", [  # the name in the remark would not be true
+    ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and torch.allclose(a, b, rtol, 1e-5), "the tolerances that are passed are not used"),  # not: an argument comes back
+    ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, rtol, atol) if a.shape == b.shape else None, "nothing comes back"),  # not: a NoneType came
+    ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= atol + rtol * (a + b).abs() / 2).all()), "measured on both numbers"),  # not: on the larger
+    ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= torch.maximum(rtol * b.abs(), tensor(atol))).all()), "the larger of the two rooms"),
+    ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and ALL["00.2"].solution(a[0], b[0], rtol, atol), None),  # not: any instead of all
+    ("00.4", lambda a, b: torch.allclose(a, b), None),  # not: a log too many
+    ("02.3", lambda x, w, b: x @ w.T + b[0], "one number for the whole bias"),  # not: the bias is left out
+    ("02.3", lambda x, w, b: [x @ row + one for row, one in zip(w, b)], "a row for each neuron"),  # not: x is not first
+    ("02.4", lambda w1, b1, w2, b2: lambda x: (x @ w1.T + b1) @ w2.T + b2, "a function comes back"),
+    ("02.5", lambda x, w1, b1, w2, b2: torch.relu(x @ w1.T + b1) @ torch.relu(w2).T + b2, "the bend around a weight"),  # not: a bend in the last layer
+    ("03.2", lambda x: shifted_by(x, x.argmax(-1, keepdim=True)), "shifted by something other than the maximum"),  # not: no shift
+    ("03.2", lambda x: shifted_by(x, -x.amax(-1, keepdim=True)), "shifted by something other than the maximum"),
+    ("03.3", [-100.0, -99.5], "not a float32 tensor of two finite logits"),  # not: not two logits
+    ("03.4", lambda x, t: (t * x.double()).exp().sum(-1).log() / t, "no shift before exp"),  # not: shifted by the maximum of x
+    ("04.3", lambda logits, target: 1 - logits.softmax(1)[range(len(target)), target].mean(), "the log is still missing"),  # not: only the sign is turned
+])
+def test_a_name_is_true_of_the_answer(id, answer, name):
+    assert getattr(judge(ALL[id], answer).mistake, "name", None) == name
 
 
 def test_the_right_numbers_in_another_type_are_told_what_is_wanted():

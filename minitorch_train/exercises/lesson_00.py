@@ -30,6 +30,8 @@ _both_ways = Exercise(
         Mistake("measured on the first number", "The relative room is a thousandth of the second argument.", "Take 0.001 times 1001.0005 first.", ((False, True),)),
         Mistake("one answer for two questions", "There are two calls, so two answers.", "Give a tuple such as `(False, False)`, with your two answers in it.",
                 (True, False, (True,), (False,))),
+        Mistake("words instead of truth values", "`near` gives Python's own `True` or `False`.", "Write `True` and `False` without quotes.",
+                (("True", "False"), ("False", "True"), ("True", "True"), ("False", "False"), ("near", "not near"), ("not near", "near"))),
     ),
 )
 
@@ -42,6 +44,11 @@ def _reference(a, b, rtol=1e-3, atol=1e-5):
     return a.shape == b.shape and torch.allclose(a, b, rtol=rtol, atol=atol)
 
 
+def _asserted(a, b, rtol=1e-3, atol=1e-5):
+    assert a.shape == b.shape
+    return torch.allclose(a, b, rtol=rtol, atol=atol)
+
+
 _near_tensors = Exercise(
     id="00.2", title="near for tensors", kind="write",
     statement="Write `my_near(a, b, rtol=1e-3, atol=1e-5)` for two tensors: `True` when they have the same shape and every number of `a` is at most "
@@ -51,7 +58,7 @@ _near_tensors = Exercise(
            (tensor([0.0]), tensor([5e-9])), (tensor([0.0]), tensor([9e-6])), (tensor([-1000.0]), tensor([-1000.5])), (tensor([1.0005e-5]), tensor([0.0])),
            (tensor([0.0]), tensor([1.0005e-5])), (tensor([1.0, 1.0]), tensor([1.0, 5.0])), (tensor([0.0, 2.0]), tensor([1.0, 1.0])),
            (tensor([1000.0, 0.0]), tensor([1000.0, 0.5])), (tensor([1.0, 1.0]), tensor([[1.0, 1.0], [1.0, 1.0]])), (tensor([torch.nan]), tensor([torch.nan])),
-           (tensor([1.0, 2.0]), tensor([[1.0], [2.0]])), (tensor([10.0]), tensor([10.5]), 0.1), (tensor([0.0]), tensor([0.5]), 0.0, 1.0),
+           (tensor([1.0, 2.0]), tensor([[1.0], [2.0]])), (tensor([1.0, 1.0]), tensor([1.0])), (tensor([1.0]), tensor([-1.0])), (tensor([0.010015]), tensor([0.01])), (tensor([5.0, 1.0]), tensor([1.0, 1.0])), (tensor([10.0]), tensor([10.5]), 0.1), (tensor([0.0]), tensor([0.5]), 0.0, 1.0),
            (tensor([1.0]), tensor([1.0]), 0.0, 0.0)),
     reference=_reference, solution=my_near,
     explanation="The shapes first, since a comparison would broadcast; then the distance of each pair against the room it has; then `all`.",
@@ -75,6 +82,11 @@ _near_tensors = Exercise(
                 (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= atol + rtol * b.abs()).any()),)),
         Mistake("shapes are not compared", "A row and a square are compared by repeating the row.", "Begin with `a.shape == b.shape`.",
                 (lambda a, b, rtol=1e-3, atol=1e-5: bool(((a - b).abs() <= atol + rtol * b.abs()).all()),)),
+        Mistake("a part of the shapes compared", "Two shapes may be as long, or hold as many numbers, and still differ.", "Begin with `a.shape == b.shape`.",
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and torch.allclose(a.flatten(), b.flatten(), rtol=rtol, atol=atol),
+                 lambda a, b, rtol=1e-3, atol=1e-5: len(a) == len(b) and torch.allclose(a, b, rtol=rtol, atol=atol),
+                 lambda a, b, rtol=1e-3, atol=1e-5: a.dim() == b.dim() and torch.allclose(a, b, rtol=rtol, atol=atol))),
+        Mistake("an error where False is wanted", "`my_near` answers, and the program goes on.", "Return `False` when the shapes differ.", (_asserted,)),
         Mistake("one distance and one room for all", "In a mean, a sum or a maximum, a large number lends its room to a small one.", "Look at every pair by itself, then `.all()`.",
                 (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool((a - b).mean().abs() <= atol + rtol * b.abs().mean()),
                  lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool((a - b).abs().mean() <= atol + rtol * b.abs().mean()),
@@ -82,13 +94,25 @@ _near_tensors = Exercise(
                  lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool((a - b).abs().max() <= atol + rtol * b.abs().max()))),
         Mistake("measured on the first number", "The room is a part of the second number, b.", "The room is `atol + rtol * b.abs()`.",
                 (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= atol + rtol * a.abs()).all()),)),
-        Mistake("measured on the larger number", "The room is a part of b, even where a is larger: near is not symmetric.", "The room is `atol + rtol * b.abs()`.",
-                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= atol + rtol * torch.maximum(a.abs(), b.abs())).all()),)),
+        Mistake("measured on both numbers", "The room is a part of b alone, whichever is larger: near is not symmetric.", "The room is `atol + rtol * b.abs()`.",
+                tuple(lambda a, b, rtol=1e-3, atol=1e-5, of=of: a.shape == b.shape and bool(((a - b).abs() <= atol + rtol * of(a.abs(), b.abs())).all())
+                      for of in (torch.maximum, torch.minimum, torch.add, lambda a, b: (a + b) / 2))),
+        Mistake("the larger of the two rooms", "The two are added: at the edge, neither of them is enough.", "The room is `atol + rtol * b.abs()`.",
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= (rtol * b.abs()).clamp(min=atol)).all()),)),
+        Mistake("rtol and atol exchanged", "`rtol` is the part of b, and `atol` stands alone.", "The room is `atol + rtol * b.abs()`.",
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and torch.allclose(a, b, rtol=atol, atol=rtol),)),
+        Mistake("both tolerances as a part of b", "`atol` stands alone: it is the room that is left where b is 0.", "The room is `atol + rtol * b.abs()`.",
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= (atol + rtol) * b.abs()).all()),
+                 lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= max(atol, rtol) * b.abs()).all()))),
+        Mistake("the signs are lost too early", "1 and -1 are 2 apart.", "Subtract first: `(a - b).abs()`.",
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a.abs() - b.abs()).abs() <= atol + rtol * b.abs()).all()),)),
         Mistake("nan passes for near", "No comparison with nan is true, so none is far either.", "Ask whether all pairs are within their room, not whether none is outside.",
                 (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and not bool(((a - b).abs() > atol + rtol * b.abs()).any()),
                  lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and torch.allclose(a, b, rtol=rtol, atol=atol, equal_nan=True))),
-        Mistake("the tolerances that are passed are not used", "`my_near(a, b, 0.1)` allows a tenth.", "Use `rtol` and `atol` where the numbers stand.",
-                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5),)),
+        Mistake("the tolerances that are passed are not used", "`my_near(a, b, 0.1)` allows a tenth, and `my_near(a, b, 0.0, 1.0)` a distance of 1.", "Use `rtol` and `atol` where the numbers stand.",
+                (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5),
+                 lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and torch.allclose(a, b, rtol=rtol, atol=1e-5),
+                 lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=atol))),
         Mistake("the edge is left out", "A distance of just the room is still near, and no room lets equal numbers pass.", "Compare with `<=`, not with `<`.",
                 (lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() < atol + rtol * b.abs()).all()),)),
         Mistake("no absolute value of b", "For negative numbers the room becomes negative.", "The room is `atol + rtol * b.abs()`.",
@@ -142,7 +166,7 @@ _worst = Exercise(
     statement="`worst(a, b)` should return the position at which two tensors of shape `[n]` differ most. Repair it.",
     cases=((tensor([0.0, 5.0]), tensor([1.0, 5.0])), (tensor([9.0, 0.0]), tensor([0.0, 5.0])), (tensor([-9.0, 1.0]), tensor([0.0, 0.0])),
            (tensor([100.0, 1.0]), tensor([110.0, 2.0])), (tensor([1.0, 2.0, 9.0]), tensor([4.0, 2.0, 7.0])), (tensor([5.0, 0.0, 1.0]), tensor([5.0, 3.0, 0.0])),
-           (tensor([3.0, -4.0, 0.0]), tensor([3.0, 4.0, 7.0]))),
+           (tensor([3.0, -4.0, 0.0]), tensor([3.0, 4.0, 7.0])), (tensor([1.0, 0.0, 4.0]), tensor([2.0, 5.0, 3.0]))),
     reference=lambda a, b: max(range(len(a)), key=lambda i: abs(a[i] - b[i])), solution=worst, given=_signed,
     explanation="A difference of -8 is larger than one of 2. The size is what counts, so the absolute value comes first.",
     notice=lambda answer: "It does not matter which of the two comes first.",
@@ -158,6 +182,8 @@ _worst = Exercise(
                 (lambda a, b: a.argmax().item(), lambda a, b: b.argmax().item(), lambda a, b: a.abs().argmax().item(), lambda a, b: b.abs().argmax().item())),
         Mistake("measured against the size of the numbers", "From 100 to 110 it is further than from 1 to 2, though a smaller part.", "Do not divide: `(a - b).abs()`.",
                 (lambda a, b: ((a - b).abs() / b.abs()).argmax().item(), lambda a, b: ((a - b).abs() / a.abs()).argmax().item())),
+        Mistake("the first or the last that differs", "They may differ in several places, and not by the same amount.", "Look at how much they differ: `(a - b).abs()`.",
+                (lambda a, b: (a != b).nonzero()[0].item(), lambda a, b: (a != b).nonzero()[-1].item())),
         Mistake("where they differ least", "This is the other end.", "Use `argmax`, not `argmin`.", (lambda a, b: (a - b).abs().argmin().item(),)),
         Mistake("the signs are lost too early", "The absolute values of a and b are not the absolute value of their difference.", "Subtract first: `(a - b).abs()`.",
                 (lambda a, b: (a.abs() - b.abs()).abs().argmax().item(), lambda a, b: (a.abs() - b.abs()).argmax().item())),

@@ -9,6 +9,7 @@ __all__ = ['Raised', 'settled', 'numbers', 'agree', 'of_error', 'relation']
 import re
 from collections.abc import Callable, Iterator, KeysView, ValuesView
 from itertools import islice
+from types import FunctionType
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ def _of_numbers(holds: Callable) -> Callable:
     """A relation between two tensors of 64 bits, for results of any type; there is none between True and False."""
     def of_results(a: object, b: object) -> bool:
         a, b = numbers(a), numbers(b)
-        if a is None or b is None or not a.numel() or not b.numel() or a.dtype == b.dtype == torch.bool and a.dim() == b.dim() == 0:
+        if a is None or b is None or not a.numel() or not b.numel() or torch.bool in (a.dtype, b.dtype) and a.dim() == b.dim() == 0:
             return False
         return holds(a.double(), b.double())
     return of_results
@@ -137,7 +138,7 @@ _RELATIONS = (  # a name, a hint, and whether it holds between a wrong result an
     ("the last one is missing", "All that came is right, and something is missing after it.", _of_numbers(lambda a, b: b.dim() > 0 and _close(a, b[:-1]))),
     ("more than is wanted", "What is wanted came, and something besides.",
      _of_numbers(lambda a, b: a.dim() == b.dim() > 0 and len(a) > len(b) and (_close(a[: len(b)], b) or _close(a[-len(b):], b)))),
-    ("a part of it is infinite or undefined", "Some number on the way became too large, or so small that it was 0.", _of_numbers(_undefined)),
+    ("a part of it is infinite or undefined", "Did some number on the way become too large, or so small that it was 0?", _of_numbers(_undefined)),
     ("not added up, or not averaged", "What came adds up to what is wanted, or has it for its mean.", _of_numbers(lambda a, b: a.numel() > b.numel() and _reduced(b, a))),
     ("added up or averaged too far", "One number stands where several are wanted: their sum, or their mean.", _of_numbers(lambda a, b: a.numel() < b.numel() and _reduced(a, b))),
     ("a log is missing", "The log of what came is what is wanted.", _of_numbers(lambda a, b: _close(a, b.exp()))),
@@ -233,10 +234,14 @@ def relation(came: list, wanted: list, cases: list[tuple]) -> tuple[str, str] | 
             return name, hint
     if factor := _factor(came, wanted):
         return factor
-    if cases[0] and any(all(len(case) > i and agree(x, settled(case[i])) for x, case in zip(came, cases)) for i in range(len(cases[0]))):
+    if cases[0] and any(all(len(case) > i and type(x) is type(settled(case[i])) and agree(x, settled(case[i])) for x, case in zip(came, cases)) for i in range(len(cases[0]))):
         return "an argument comes back as it was", "Nothing has been done to it."
     if len(came) > 1 and all(agree(x, came[0]) for x in came) and not all(agree(y, wanted[0]) for y in wanted):
         return "the same for every input", "What came does not depend on what is wanted."
+    if all(x is None for x in came):
+        return "nothing comes back", "For such an input the function gives None. Is there a `return` on each way through it?"
+    if all(isinstance(x, FunctionType) for x in came):
+        return "a function comes back", "The result itself is wanted, not a function that makes it."
     if any(numbers(y) is not None for y in wanted) and all(numbers(x) is None and not isinstance(x, (list, tuple)) for x in came):
-        return "another kind of result", f"A {type(came[0]).__name__} came, where numbers are wanted."
+        return "another kind of result", f"A {type(came[0]).__name__} came, where {'True or False is' if all(isinstance(y, bool) for y in wanted) else 'numbers are'} wanted."
     return None
