@@ -6,6 +6,8 @@
 __all__ = []
 
 # %% ../../nbs/exercises/lesson_11.ipynb #3b8e568e
+from itertools import product
+
 import torch
 
 from minitorch_train.exercises import Exercise, Mistake
@@ -36,6 +38,13 @@ def _seeded_anew(begun):
     return torch.Generator().manual_seed(_at(begun).initial_seed())
 
 
+def _drawn_before(begun, n, done):
+    """A number is drawn for each row that is done, and only then the permutation."""
+    generator = _at(begun)
+    torch.rand(done, generator=generator)
+    return torch.randperm(n, generator=generator).tolist()[done:]
+
+
 def _second_permutation(begun, n, done):
     """The order of the epoch after this one."""
     generator = _at(begun)
@@ -54,7 +63,7 @@ EXERCISES = [Exercise(
     mistakes=(
         Mistake("another order", "That is a permutation, but not the one of this epoch.",
                 "Make a `torch.Generator()`, give it `begun` by `set_state`, and give it to `torch.randperm` as `generator`.",
-                (lambda begun, n, done: torch.randperm(n)[done:].tolist(), lambda begun, n, done: torch.randperm(n, generator=torch.Generator())[done:].tolist())),
+                (lambda begun, n, done: torch.randperm(n)[done:].tolist(), lambda begun, n, done: torch.randperm(n, generator=torch.Generator())[done:].tolist(), _drawn_before)),
         Mistake("seeded anew", "The seed is where the generator once started, and `begun` where it was when this epoch began.",
                 "Give `begun` itself to the generator, by `set_state`.",
                 (lambda begun, n, done: torch.randperm(n, generator=_seeded_anew(begun))[done:].tolist(),)),
@@ -94,11 +103,17 @@ class _Disk:
         self.files[name], self.waiting[name] = data[: len(data) // 2], data
         self.note()
 
+    def there(self, step, name):
+        if name not in self.files:
+            raise FileNotFoundError(f"{step}: there is no file of this name")
+
     def sync(self, name):
+        self.there("sync", name)
         self.files[name] = self.waiting.pop(name, self.files[name])
         self.note()
 
     def rename(self, old, new):
+        self.there("rename", old)
         self.files[new] = self.files.pop(old)
         self.waiting.pop(new, None)
         if old in self.waiting:
@@ -106,9 +121,16 @@ class _Disk:
         self.note()
 
     def remove(self, name):
+        self.there("remove", name)
         del self.files[name]
         self.waiting.pop(name, None)
         self.note()
+
+
+def _compared(files, before):
+    """What became of some files, in words; the names are the learner's own."""
+    added, gone = len(files.keys() - before.keys()), len(before.keys() - files.keys())
+    return "as they were" if files == before else f"{added} added" if added else f"{gone} gone" if gone else "changed"
 
 
 def _saved(answer, disk, name, data):
@@ -120,7 +142,7 @@ def _saved(answer, disk, name, data):
         found = [old, data] if found[-1] == data else [old]
     return {
         "what a power cut leaves under the name, call after call": found,
-        "the other files in the end": "as they were" if {key: text for key, text in disk.files.items() if key != name} == others else sorted(key for key in disk.files if key != name),
+        "the other files in the end": _compared({key: text for key, text in disk.files.items() if key != name}, others),
     }
 
 
@@ -137,14 +159,25 @@ def _removed_first(disk, name, data):
     disk.rename(name + ".part", name)
 
 
-def _moved_aside(disk, name, data):
-    """The old file gets another name, and then the new one is written."""
-    if name in disk.files:
-        disk.rename(name, name + ".old")
-    disk.write(name, data)
-    disk.sync(name)
-    if name + ".old" in disk.files:
-        disk.remove(name + ".old")
+def _moved_aside(asks, syncs, removes, renames):
+    """The old file gets another name, and then the new one is written, or gets its name; with one thing or another left out."""
+    def answer(disk, name, data):
+        part, old = name + ".part", name + ".old"
+        if renames:
+            disk.write(part, data)
+            if syncs:
+                disk.sync(part)
+        if not asks or name in disk.files:
+            disk.rename(name, old)
+        if renames:
+            disk.rename(part, name)
+        else:
+            disk.write(name, data)
+            if syncs:
+                disk.sync(name)
+        if removes and (not asks or old in disk.files):
+            disk.remove(old)
+    return answer
 
 
 def _steps(*steps):
@@ -173,12 +206,18 @@ EXERCISES.append(Exercise(
     hint="The name should go from one whole file to another. Where is the new one until then?",
     mistakes=(
         Mistake("not on the disk when it gets its name", "The name goes to a file of which a power cut leaves half.", "Call `disk.sync` with the other name before you rename.",
-                (_steps(("write", "part"), ("rename", "part", "name")), _steps(("write", "part"), ("rename", "part", "name"), ("sync", "name")))),
+                (_steps(("write", "part"), ("rename", "part", "name")), _steps(("write", "part"), ("rename", "part", "name"), ("sync", "name")),
+                 _steps(("write", "part"), ("sync", "name"), ("rename", "part", "name")))),
         Mistake("synced in place", "While it is written, half a file stands under the name.", "Write to another name, `name + \".part\"`, sync it, and rename it.",
                 (_steps(("write", "name"), ("sync", "name")),)),
-        Mistake("the old file is removed first", "Between the two steps there is no file at all.", "Leave `remove` out: `rename` puts the new file in place of the old one.", (_removed_first,)),
-        Mistake("the old file is moved aside", "Until the new one is written, there is no file under the name, or half of one.", "Let the new file have the other name, and rename that one.", (_moved_aside,)),
-        Mistake("never renamed", "The new file is whole, and nobody finds it.", "Rename it at the end: `disk.rename(part, name)`.",
+        Mistake("the old file is removed first", "Between the two steps there is no file at all.", "Leave `remove` out, write to another name, and sync: then `rename` puts the new file in place of the old one.",
+                (_removed_first, *(_steps(*before, ("remove", "name"), *after) for before, after in (
+                    ([("write", "part"), ("sync", "part")], [("rename", "part", "name")]), ([("write", "part")], [("rename", "part", "name")]),
+                    ([("write", "part")], [("sync", "part"), ("rename", "part", "name")]), ([], [("write", "name")]), ([], [("write", "name"), ("sync", "name")]))))),
+        Mistake("removed after it was renamed", "Under the other name there is no file any more.", "Leave `remove` out.",
+                (_steps(("write", "part"), ("sync", "part"), ("rename", "part", "name"), ("remove", "part")), _steps(("write", "part"), ("rename", "part", "name"), ("remove", "part")))),
+        Mistake("the old file is moved aside", "Until the new one is written, there is no file under the name, or half of one.", "Let the new file have the other name, and rename that one.", tuple(_moved_aside(*how) for how in product((True, False), repeat=4))),
+        Mistake("never renamed", "The new file has the other name to the end, and nobody finds it.", "Rename it at the end: `disk.rename(part, name)`.",
                 (_steps(("write", "part"), ("sync", "part")), _steps(("write", "part")))),
         Mistake("copied at the end", "The second writing is the same as before: half a file, for a moment.", "Rename the first file, and write nothing more.",
                 (_steps(("write", "part"), ("sync", "part"), ("write", "name"), ("sync", "name")), _steps(("write", "part"), ("sync", "part"), ("write", "name"), ("sync", "name"), ("remove", "part")))),
@@ -235,6 +274,11 @@ def _paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, done), s
     return answer
 
 
+def _from_the_first(begun, moment, n, done):
+    """The state is set to the first one again, or another generator has it."""
+    return _paired(source=lambda moment: _at(begun))(begun, moment, n, done)
+
+
 EXERCISES.append(Exercise(
     id="11.3", title="go on with both states", kind="repair",
     statement="An epoch of `n` rows drew a permutation of them from a generator, and then for each row in its turn one number, by `torch.rand(1, generator=generator).item()`. It was stopped after `done` rows. `begun` is the state of the generator before the permutation was drawn, and `moment` its state at the stop. `go_on(begun, moment, n, done)` is meant to return the rows that are still to come, each with the number that the undisturbed epoch would have drawn for it, as a list of pairs. Its rows are right, its numbers are not. Repair it.",
@@ -261,6 +305,8 @@ EXERCISES.append(Exercise(
                 (_paired(skipped=1),)),
         Mistake("numbers of another generator", "The numbers do not go on from the state of the stop.", "Give `torch.rand` the generator that was set to `moment`.",
                 (_paired(source=lambda moment: None), _paired(source=lambda moment: torch.Generator()))),
+        Mistake("the numbers of the first state", "These are the numbers that `begun` gives when no permutation is drawn before them.", "After the permutation, call `set_state(moment)`, and draw the numbers from that generator.",
+                (_from_the_first,)),
         Mistake("rows without numbers", "Each row is wanted with its number.", "Return pairs: `(row, torch.rand(1, generator=generator).item())`.",
                 (lambda begun, moment, n, done: rows_to_come(begun, n, done),)),
     ),
