@@ -82,6 +82,12 @@ def _pieces(stop=0, step=None):
     return answer
 
 
+def _small_permutations(n, bs, seed):
+    """Numbers below the size of a batch."""
+    generator = _seeded(seed)
+    return [torch.randperm(bs, generator=generator) for _ in range(0, n, bs)]
+
+
 def _mixed_batches_only(n, bs, seed):
     """The rows of a batch follow each other, and the batches come in random order."""
     batches = torch.arange(n).split(bs)
@@ -119,6 +125,10 @@ EXERCISES = [
             Mistake("a batch begins at every row", "Most rows come in several batches.", "Let the starts go in steps of `bs`: `range(0, n, bs)`.", (_pieces(step=1),)),
             Mistake("`bs` is taken for the number of batches", "`chunk` takes how many pieces there should be, and `split` how long they are.",
                     "Cut by `split(bs)`.", (lambda n, bs, seed: list(torch.randperm(n, generator=_seeded(seed)).chunk(bs)),)),
+            Mistake("only the first batch", "The other rows never come.", "Return after the loop, and not inside it.", (lambda n, bs, seed: batches_of(n, bs, seed)[:1],)),
+            Mistake("every slice ends at `bs`", "A slice goes from its start up to its end, and the end is not its length.", "Cut `order[i : i + bs]`.",
+                    (lambda n, bs, seed: [torch.cat(batches_of(n, bs, seed))[i:bs] for i in range(0, n, bs)],)),
+            Mistake("a permutation of `bs` numbers", "Row numbers of `bs` and above never come.", "Draw one permutation of all `n` row numbers, before the loop, and cut it.", (_small_permutations,)),
             Mistake("only the batches are mixed", "In a batch, the rows still follow each other.", "Draw a permutation of the rows, and cut that.", (_mixed_batches_only,)),
             Mistake("drawn with replacement", "Some rows come twice, and others never come.",
                     "`randint` may draw the same number again. `torch.randperm(n)` gives each number once.",
@@ -232,6 +242,17 @@ def _labels_left(x, y, bs):
     return _cut(x[torch.randperm(len(x))], y, bs, len(x))
 
 
+def _many_orders(x, y, bs):
+    """Of each permutation another part."""
+    return [(x[i], y[i]) for start in range(0, len(x), bs) for i in [torch.randperm(len(x))[start : start + bs]]]
+
+
+def _batches_mixed(x, y, bs):
+    """The rows of a batch follow each other."""
+    batches = _cut(x, y, bs, len(x))
+    return [batches[i] for i in torch.randperm(len(batches))]
+
+
 def _seeded_pass(x, y, bs):
     """Right, but for the seed."""
     order = torch.randperm(len(x), generator=_seeded(0))
@@ -247,7 +268,7 @@ def _replaced(x, y, bs):
 EXERCISES.append(Exercise(
     id="09.3", title="a loader to repair", kind="repair",
     statement="`mixed_batches(x, y, bs)` is meant to return the batches of one epoch: every row once, in random order, with its own label. A network that is trained with it learns nothing, and for some values of `len(x)` one row is missing too. Repair both.",
-    cases=((*_numbered(7), 3), (*_numbered(8), 4), (*_numbered(33), 8)), observe=_pass, given=_broken,
+    cases=((*_numbered(7), 3), (*_numbered(8), 4), (*_numbered(11), 3), (*_numbered(7), 7), (*_numbered(33), 8)), observe=_pass, given=_broken,
     reference=lambda x, y, bs: list(DataLoader(Dataset(x, y), bs, shuffle=True)), solution=mixed_batches,
     explanation="One permutation for both keeps the pairs together, and `split` leaves no row behind.",
     notice=lambda answer: f"A batch size above the number of rows gives {len(list(answer(torch.zeros(3, 1), torch.zeros(3), 5)))} batch.",
@@ -263,6 +284,14 @@ EXERCISES.append(Exercise(
                 "Draw one permutation, without a seed, and index `x` and `y` with it.", (_seeded_pass,)),
         Mistake("neither shuffled nor complete", "The rows come in order, and the last one is lost.",
                 "Use one permutation for `x` and `y`, and let the starts run to `len(x)`.", (lambda x, y, bs: _cut(x, y, bs, len(x) - 1),)),
+        Mistake("the last batch is dropped", "Rows that do not fill a batch belong to the epoch too.", "Let the last batch be shorter: a slice that runs past the end stops at the end.",
+                (lambda x, y, bs: [batch for batch in mixed_batches(x, y, bs) if len(batch[0]) == bs],)),
+        Mistake("only the first batch", "The other rows never come.", "Return after the loop, and not inside it.", (lambda x, y, bs: mixed_batches(x, y, bs)[:1],)),
+        Mistake("a new permutation for each batch", "Within a batch no row comes twice, but the next batch knows nothing of it.", "Draw one permutation, before the loop, and cut it into pieces.",
+                (_many_orders,)),
+        Mistake("only the batches are mixed", "In a batch, the rows still follow each other.", "Draw a permutation of the rows, and cut that.", (_batches_mixed,)),
+        Mistake("the batches of `x`, then those of `y`", "A batch is a pair of rows and their labels.", "Go through both at once: `zip(xs.split(bs), ys.split(bs))`.",
+                (lambda x, y, bs: tuple(zip(*mixed_batches(x, y, bs))),)),
         Mistake("drawn with replacement", "Some rows come twice.", "`randint` may draw a row again; `randperm` does not.", (_replaced,)),
     ),
 ))
