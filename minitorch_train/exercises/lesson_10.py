@@ -41,7 +41,7 @@ def _judged(answer, model, batches):
     if (kind := _kind(loss)) != "a number":
         return {**_judged(my_evaluate, model, batches), "what comes back": kind}
     after = "train" if model.training else "eval"
-    again = "recorded" if torch.is_grad_enabled() else "not recorded"
+    again = "recorded" if torch.is_grad_enabled() and all(p.requires_grad for p in model.parameters()) else "not recorded"
     answer(model.eval(), loss_func, batches)
     return {
         "what comes back": "a number",
@@ -130,6 +130,18 @@ def _each(before, afters=("train", None, "eval", "came"), **options):
     return tuple(_done(before, after=after, grads=grads, **options) for after in afters for grads in (False, True))
 
 
+def _rows(batches):
+    """The rows of all batches."""
+    return sum(len(yb) for _, yb in batches)
+
+
+def _accuracy(model, loss_func, batches):
+    """The right answers, and nothing of the loss."""
+    right = sum((model.eval()(xb).argmax(1) == yb).sum().item() for xb, yb in batches)
+    model.train()
+    return right / _rows(batches)
+
+
 def _the_same(yb):
     """One for each batch."""
     return 1
@@ -152,7 +164,10 @@ EXERCISES = [
                     "Multiply each batch's loss by `len(yb)` before you add it up.", (_summed_over_rows, _then_train(_summed_over_rows))),
             Mistake("not divided", "The loss grows with the number of rows.", "Divide the sum by the number of all rows.", (_not_divided,)),
             Mistake("divided by the number of batches", "The sum counts each row, so it grows with the rows.", "Divide by the number of all rows.", _each("eval", divide=len)),
-            Mistake("only one of the batches", "The others have rows too.", "Add up over all batches, and return after the loop.", _each("eval", some=slice(1)) + _each("eval", some=slice(-1, None))),
+            Mistake("only one of the batches", "The others have rows too.", "Add up over all batches, and return after the loop.", _each("eval", some=slice(1)) + _each("eval", some=slice(-1, None)) + (_done("eval", after="train", some=slice(-1, None), divide=_rows),)),
+            Mistake("divided by the rows of one batch", "The sum is over the rows of all batches.", "Count the rows of all batches.",
+                    _each("eval", divide=lambda batches: len(batches[-1][1])) + _each("eval", divide=lambda batches: len(batches[0][1]))),
+            Mistake("the accuracy", "The mean loss is wanted.", "Ask `loss_func`, with `model(xb)` and `yb`.", (_accuracy,)),
             Mistake("eval is forgotten", "Some of the network's numbers were set to 0 while you judged it.",
                     "Call `model.eval()` before the loop, and `model.train()` after it.",
                     _each(None, (None, "train")) + _each(None, (None, "train"), weights=_the_same) + _each("train", ("train", "came"))),
@@ -346,10 +361,15 @@ EXERCISES.append(Exercise(
                 "Take it in the loop, of each loss: `losses.append(loss.item())`.",
                 (_loop(keep=lambda loss: loss, report=lambda losses: (sum(losses) / len(losses)).item()),)),
         Mistake("gradients still add up", "The second step moves along the gradients of two batches.",
-                "Call `opt.zero_grad()` before each `backward`.", (_loop(zero="never"),)),
+                "Call `opt.zero_grad()` before each `backward`.",
+                (_loop(zero="never"), _loop(zero="never", keep=lambda loss: loss, report=lambda losses: (sum(losses) / len(losses)).item()))),
         Mistake("the weights do not move", "A step without gradients, or no step at all, changes nothing.", "Each batch needs `zero_grad`, then `backward`, then `step`.",
                 (_loop(zero="between"),)),
         Mistake("the last loss only", "The mean over all batches is wanted.", "Return `sum(losses) / len(losses)`.", (_loop(report=lambda losses: losses[-1]),)),
+        Mistake("only the first batch", "The model is not trained on the others.", "Return after the loop, and not inside it.",
+                (lambda model, loss_func, opt, batches: epoch_losses(model, loss_func, opt, batches[:1]),)),
+        Mistake("divided by the rows", "What `loss_func` gives is the mean of a batch already.", "Divide the sum by `len(losses)`.",
+                (lambda model, loss_func, opt, batches: epoch_losses(model, loss_func, opt, batches) * len(batches) / sum(len(yb) for _, yb in batches),)),
         Mistake("weighted by the rows", "The plain mean is wanted, in which each batch counts the same.", "Return `sum(losses) / len(losses)`.", (_weighted,)),
         Mistake("one step for all batches", "Each batch should move the weights before the next one is looked at.", "Each batch needs `zero_grad`, then `backward`, then `step`.",
                 (_one_step(True), _one_step(False), _backward_at_the_end(True), _backward_at_the_end(False))),
