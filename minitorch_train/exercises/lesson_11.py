@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/exercises/lesson_11.ipynb #3b8e568e
+from collections.abc import Iterable
 from itertools import product
 
 import torch
@@ -25,6 +26,12 @@ def _at(begun):
     generator = torch.Generator()
     generator.set_state(begun)
     return generator
+
+
+def _listed(answer, *case):
+    """What comes back, and as a list if it can be gone through."""
+    rows = answer(*case)
+    return list(rows) if isinstance(rows, Iterable) and not isinstance(rows, (str, dict)) else rows
 
 
 def rows_to_come(begun, n, done):
@@ -55,7 +62,7 @@ def _second_permutation(begun, n, done):
 EXERCISES = [Exercise(
     id="11.1", title="rows to come", kind="write",
     statement="Write `rows_to_come(begun, n, done)`. An epoch of `n` rows went through the permutation that `torch.randperm` drew at its start from a generator, and was stopped after `done` rows. `begun` is the state of that generator, from its `get_state()`, before the permutation was drawn. Return the rows that are still to come, in their order, as a list of numbers.",
-    cases=((_state(1), 5, 2), (_state(2, 8), 8, 3), (_state(3, 100), 100, 90)), observe=lambda answer, *case: None if (rows := answer(*case)) is None else list(rows),
+    cases=((_state(1), 5, 2), (_state(2, 8), 8, 3), (_state(3, 100), 100, 90)), observe=_listed,
     reference=lambda begun, n, done: torch.randperm(n, generator=_at(begun))[done:].tolist(), solution=rows_to_come,
     explanation="From the same state the same permutation is drawn again, and what is done is skipped.",
     notice=lambda answer: f"After 2 of 5 rows, {len(answer(_state(1), 5, 2))} are left, and none of them is one of the first two.",
@@ -79,7 +86,8 @@ EXERCISES = [Exercise(
         Mistake("the rows of the file", "The epoch went through a permutation.", "Draw the permutation, and skip its first `done` rows.", (lambda begun, n, done: list(range(done, n)),)),
         Mistake("a new permutation of the last rows", "The rows that are done need not be the first of the file.", "Draw a permutation of all `n` rows, then skip the first `done`.",
                 (lambda begun, n, done: (torch.randperm(n - done, generator=_at(begun)) + done).tolist(),)),
-        Mistake("the last rows, as many as are done", "`[-done:]` counts from the end.", "Skip the first `done` rows: `[done:]`.", (lambda begun, n, done: rows_to_come(begun, n, 0)[-done:],)),
+        Mistake("the last rows, as many as are done", "These are the last `done` rows. Wanted are all but the first `done`.", "Skip the first `done` rows: `[done:]`.", (lambda begun, n, done: rows_to_come(begun, n, 0)[-done:],)),
+        Mistake("the end is cut off", "The rows that are done stand at the beginning.", "Skip the first `done` rows: `[done:]`.", (lambda begun, n, done: rows_to_come(begun, n, 0)[: n - done],)),
         Mistake("row numbers taken for places", "A row is done when its place is before `done`, whatever its number.", "Cut by place: `[done:]`.", (lambda begun, n, done: [r for r in rows_to_come(begun, n, 0) if r >= done],)),
         Mistake("sorted", "These are the right rows in the order of the file.", "Leave them in the order of the permutation.",
                 (lambda begun, n, done: sorted(rows_to_come(begun, n, done)),)),
@@ -91,7 +99,7 @@ class _Disk:
     """Files that a power cut would leave, and what was written and is not on the disk yet."""
 
     def __init__(self, files):
-        self.files, self.waiting, self.seen = dict(files), {}, []
+        self.files, self.waiting, self.seen, self.gone = dict(files), {}, [], set()
 
     def __repr__(self):
         return f"a disk with {self.files}"
@@ -105,7 +113,7 @@ class _Disk:
 
     def there(self, step, name):
         if name not in self.files:
-            raise FileNotFoundError(f"{step}: there is no file of this name")
+            raise FileNotFoundError(f"{step}: there is no file of this name" + " any more" * (name in self.gone))
 
     def sync(self, name):
         self.there("sync", name)
@@ -114,6 +122,7 @@ class _Disk:
 
     def rename(self, old, new):
         self.there("rename", old)
+        self.gone.add(old)
         self.files[new] = self.files.pop(old)
         self.waiting.pop(new, None)
         if old in self.waiting:
@@ -122,6 +131,7 @@ class _Disk:
 
     def remove(self, name):
         self.there("remove", name)
+        self.gone.add(name)
         del self.files[name]
         self.waiting.pop(name, None)
         self.note()
@@ -207,7 +217,9 @@ EXERCISES.append(Exercise(
     mistakes=(
         Mistake("not on the disk when it gets its name", "The name goes to a file of which a power cut leaves half.", "Call `disk.sync` with the other name before you rename.",
                 (_steps(("write", "part"), ("rename", "part", "name")), _steps(("write", "part"), ("rename", "part", "name"), ("sync", "name")),
-                 _steps(("write", "part"), ("sync", "name"), ("rename", "part", "name")))),
+                 _steps(("write", "part"), ("sync", "name"), ("rename", "part", "name")), _steps(("write", "part"), ("rename", "part", "name"), ("sync", "part")))),
+        Mistake("synced before it is written", "`sync` waits for what was written before it.", "Write, then sync, then rename.",
+                (_steps(("sync", "part"), ("write", "part"), ("rename", "part", "name")), _steps(("sync", "name"), ("write", "name")))),
         Mistake("synced in place", "While it is written, half a file stands under the name.", "Write to another name, `name + \".part\"`, sync it, and rename it.",
                 (_steps(("write", "name"), ("sync", "name")),)),
         Mistake("the old file is removed first", "Between the two steps there is no file at all.", "Leave `remove` out, write to another name, and sync: then `rename` puts the new file in place of the old one.",
@@ -218,11 +230,12 @@ EXERCISES.append(Exercise(
                 (_steps(("write", "part"), ("sync", "part"), ("rename", "part", "name"), ("remove", "part")), _steps(("write", "part"), ("rename", "part", "name"), ("remove", "part")))),
         Mistake("the old file is moved aside", "Until the new one is written, there is no file under the name, or half of one.", "Let the new file have the other name, and rename that one.", tuple(_moved_aside(*how) for how in product((True, False), repeat=4))),
         Mistake("never renamed", "The new file has the other name to the end, and nobody finds it.", "Rename it at the end: `disk.rename(part, name)`.",
-                (_steps(("write", "part"), ("sync", "part")), _steps(("write", "part")))),
+                (_steps(("write", "part"), ("sync", "part")), _steps(("write", "part")), _steps(("write", "part"), ("sync", "part"), ("remove", "name")))),
         Mistake("copied at the end", "The second writing is the same as before: half a file, for a moment.", "Rename the first file, and write nothing more.",
-                (_steps(("write", "part"), ("sync", "part"), ("write", "name"), ("sync", "name")), _steps(("write", "part"), ("sync", "part"), ("write", "name"), ("sync", "name"), ("remove", "part")))),
+                (_steps(("write", "part"), ("sync", "part"), ("write", "name")), _steps(("write", "part"), ("sync", "part"), ("write", "name"), ("remove", "part")),
+                 _steps(("write", "part"), ("sync", "part"), ("write", "name"), ("sync", "name")), _steps(("write", "part"), ("sync", "part"), ("write", "name"), ("sync", "name"), ("remove", "part")))),
         Mistake("the names in the wrong order", "`rename` takes the name that is, then the name that is to be.", "Call `disk.rename(part, name)`.",
-                (_steps(("write", "part"), ("sync", "part"), ("rename", "name", "part")),)),
+                (_steps(("write", "part"), ("sync", "part"), ("rename", "name", "part")), _steps(("write", "part"), ("rename", "name", "part")))),
         Mistake("renamed before it is written", "There is no file yet that could be renamed.", "Write, then sync, then rename.",
                 (_steps(("rename", "part", "name"), ("write", "part"), ("sync", "part")),)),
     ),
@@ -291,6 +304,8 @@ EXERCISES.append(Exercise(
         Mistake("the state of the stop alone", "The numbers would be right, but the permutation came from the other state.", "Draw the permutation from `begun`, and only then call `set_state(moment)`.",
                 (_paired(order=lambda begun, moment, n, done: torch.randperm(n, generator=_at(moment))[done:].tolist()),
                  lambda begun, moment, n, done: _with_one_state(moment, moment, n, done))),
+        Mistake("the two states are exchanged", "`begun` belongs to the permutation, and `moment` to the numbers.", "Draw the permutation from `begun`, and only then call `set_state(moment)`.",
+                (lambda begun, moment, n, done: go_on(moment, begun, n, done),)),
         Mistake("the order is seeded anew", "The seed is where the generator once started, and `begun` where it was when this epoch began.",
                 "Give `begun` itself to the generator, by `set_state`, before you draw the permutation.",
                 (_paired(order=lambda begun, moment, n, done: torch.randperm(n, generator=_seeded_anew(begun))[done:].tolist()),)),
@@ -300,6 +315,7 @@ EXERCISES.append(Exercise(
                 (_paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, 0)[:done]),)),
         Mistake("one row too many is skipped", "After `done` rows, the next one is number `done`, counted from 0.", "Go through `order[done:]`.",
                 (_paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, done + 1)),)),
+        Mistake("one row is used twice", "The last row before the stop comes again.", "Go through `order[done:]`.", (_paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, done - 1)),)),
         Mistake("the same number for each row", "The generator is set back before every number.", "Call `set_state(moment)` once, before the first number.", (_paired(again=True),)),
         Mistake("numbers are skipped twice", "The state of the stop has the numbers of the rows before it behind it already.", "Draw nothing between `set_state(moment)` and the first row to come.",
                 (_paired(skipped=1),)),
