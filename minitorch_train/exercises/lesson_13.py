@@ -37,6 +37,7 @@ EXERCISES = [
             Mistake("a number has 4 bytes", "This counts 2 bytes for each.", "Multiply by 4.", (25.6,)),
             Mistake("how many chunks there are", "This is their number. How large is one?", "256 rows of 50,000 numbers of 4 bytes.", (16,)),
             Mistake("the chunks are taken for rows", "There are 16 chunks, and each has 256 rows.", "256 rows of 50,000 numbers of 4 bytes.", (16 * 50_000 * 4 / 1e6,)),
+            Mistake("one row is counted", "A chunk has 256 of them.", "256 rows of 50,000 numbers of 4 bytes.", (50_000 * 4 / 1e6,)),
             Mistake("rounded", "The digits after the point count.", "Give one decimal.", (51, 52)),
             Mistake("the words are left out", "A row of logits has a number for each word.", "256 rows of 50,000 numbers.", (4096 * 256 * 4 / 1e6,)),
             Mistake("another megabyte", "The exercise counts 1,000,000 bytes to a megabyte, and not 1,048,576.",
@@ -135,8 +136,11 @@ EXERCISES.append(Exercise(
         Mistake("only one piece is kept", "Both pieces belong to the row.", "Add the two sums, each with its factor.", (lambda m1, s1, m2, s2: (m1, s1) if m1 > m2 else (m2, s2), lambda m1, s1, m2, s2: (torch.maximum(m1, m2), torch.maximum(s1, s2)))),
         Mistake("the smaller maximum", "The exponents should never be positive.", "`m` is `torch.maximum(m1, m2)`.",
                 (lambda m1, s1, m2, s2: (torch.minimum(m1, m2), s1 * (m1 - torch.minimum(m1, m2)).exp() + s2 * (m2 - torch.minimum(m1, m2)).exp()),)),
-        Mistake("always the maximum of the same piece", "The other piece may have the larger one.", "`m` is `torch.maximum(m1, m2)`.",
-                (lambda m1, s1, m2, s2: (m1, s1 + s2 * (m2 - m1).exp()), lambda m1, s1, m2, s2: (m2, s1 * (m1 - m2).exp() + s2))),
+        Mistake("always the maximum of the same piece", "The other piece may have the larger one.", "`m` is `torch.maximum(m1, m2)`, and both exponents are a piece's own maximum minus `m`.",
+                (lambda m1, s1, m2, s2: (m1, s1 + s2 * (m2 - m1).exp()), lambda m1, s1, m2, s2: (m2, s1 * (m1 - m2).exp() + s2),
+                 lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 + s2 * (m2 - m1).exp()), lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 * (m1 - m2).exp() + s2))),
+        Mistake("each sum is brought to the other's maximum", "Both should come to the same one, the larger.", "Multiply `s1` by `exp(m1 - m)` and `s2` by `exp(m2 - m)`.",
+                (lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 * (m1 - m2).exp() + s2 * (m2 - m1).exp()),)),
         Mistake("the maxima are added", "The maximum of the row is one of the two.", "`m` is `torch.maximum(m1, m2)`.", (lambda m1, s1, m2, s2: (m1 + m2, s1 * (-m2).exp() + s2 * (-m1).exp()), lambda m1, s1, m2, s2: (m1 + m2, s1 + s2), lambda m1, s1, m2, s2: (m1 + m2, merge(m1, s1, m2, s2)[1]))),
         Mistake("the sum alone", "A pair goes in for each piece, and a pair should come out.", "Return `m` and the sum.", (lambda m1, s1, m2, s2: merge(m1, s1, m2, s2)[1],)),
         Mistake("the logsumexp of the row", "The pair is wanted, not the one number that it leads to.", "Return `m` and the sum, without a log.",
@@ -176,6 +180,18 @@ def _from_shares(logits, target, of_softmax, of_target):
 def _each_row(logits, target, share):
     """Softmax minus one-hot, a row times its share."""
     return _from_shares(logits, target, share[:, None], share[:, None])
+
+
+def _from_log(logits, target, weight):
+    """Log-softmax minus one-hot."""
+    return _each_row(logits, target, weight[target] / weight[target].sum()) + (torch.log_softmax(logits, 1) - torch.softmax(logits, 1)) * (weight[target] / weight[target].sum())[:, None]
+
+
+def _whole_rows(logits, target, weight):
+    """One index, which is one of rows."""
+    gradient = torch.softmax(logits, 1)
+    gradient[target] -= 1
+    return gradient * (weight[target] / weight[target].sum())[:, None]
 
 
 def _in_every_row(logits, target, weight):
@@ -218,6 +234,9 @@ EXERCISES.append(Exercise(
         Mistake("the sign is turned", "The logit of the right class has to rise, so its slope is negative.", "It is softmax minus one-hot.", (lambda x, t, w: -_by_autograd(x, t, w),)),
         Mistake("softmax over the wrong dimension", "Each row should add up to 0.", "The classes are in dimension 1.",
                 (lambda x, t, w: _by_autograd(x, t, w) + (torch.softmax(x, 0) - torch.softmax(x, 1)) * (w[t] / w[t].sum())[:, None],)),
+        Mistake("1 is added", "At the right class, 1 is taken off.", "It is softmax minus one-hot.", (lambda x, t, w: _from_shares(x, t, (w[t] / w[t].sum())[:, None], -(w[t] / w[t].sum())[:, None]),)),
+        Mistake("a log of the softmax", "The gradient is made of the probabilities themselves.", "Begin with `torch.softmax(logits, 1)`.", (_from_log,)),
+        Mistake("the classes are taken for rows", "`gradient[target]` picks whole rows, those of the numbers in `target`.", "Index with `range(len(target))` and `target`.", (_whole_rows,)),
         Mistake("the softmax is missing", "It is softmax minus one-hot.", "Begin with `torch.softmax(logits, 1)`.", (lambda x, t, w: _from_shares(x, t, 0.0, (w[t] / w[t].sum())[:, None]),)),
         Mistake("the one-hot vector is missing", "It is softmax minus one-hot.", "Subtract 1 at the right class of each row.", (lambda x, t, w: _from_shares(x, t, (w[t] / w[t].sum())[:, None], 0.0),)),
     ),
