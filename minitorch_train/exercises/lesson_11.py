@@ -52,6 +52,13 @@ def _drawn_before(begun, n, done):
     return torch.randperm(n, generator=generator).tolist()[done:]
 
 
+def _after_a_small_one(begun, n, done):
+    """A permutation of the rows that are done is drawn, and only then the whole one."""
+    generator = _at(begun)
+    torch.randperm(done, generator=generator)
+    return torch.randperm(n, generator=generator).tolist()[done:]
+
+
 def _second_permutation(begun, n, done):
     """The order of the epoch after this one."""
     generator = _at(begun)
@@ -70,7 +77,9 @@ EXERCISES = [Exercise(
     mistakes=(
         Mistake("another order", "That is a permutation, but not the one of this epoch.",
                 "Make a `torch.Generator()`, give it `begun` by `set_state`, and give it to `torch.randperm` as `generator`.",
-                (lambda begun, n, done: torch.randperm(n)[done:].tolist(), lambda begun, n, done: torch.randperm(n, generator=torch.Generator())[done:].tolist(), _drawn_before)),
+                (lambda begun, n, done: torch.randperm(n)[done:].tolist(), lambda begun, n, done: torch.randperm(n, generator=torch.Generator())[done:].tolist(), _drawn_before, _after_a_small_one)),
+        Mistake("drawn with replacement", "Some rows come twice, and others never come.", "`randint` may draw the same number again. The epoch drew `torch.randperm(n, generator=...)`.",
+                (lambda begun, n, done: torch.randint(n, (n,), generator=_at(begun)).tolist()[done:], lambda begun, n, done: torch.randint(n, (n - done,), generator=_at(begun)).tolist())),
         Mistake("seeded anew", "The seed is where the generator once started, and `begun` where it was when this epoch began.",
                 "Give `begun` itself to the generator, by `set_state`.",
                 (lambda begun, n, done: torch.randperm(n, generator=_seeded_anew(begun))[done:].tolist(),)),
@@ -221,7 +230,7 @@ EXERCISES.append(Exercise(
         Mistake("synced before it is written", "`sync` waits for what was written before it.", "Write, then sync, then rename.",
                 (_steps(("sync", "part"), ("write", "part"), ("rename", "part", "name")), _steps(("sync", "name"), ("write", "name")))),
         Mistake("synced in place", "While it is written, half a file stands under the name.", "Write to another name, `name + \".part\"`, sync it, and rename it.",
-                (_steps(("write", "name"), ("sync", "name")),)),
+                (_steps(("write", "name"), ("sync", "name")), _steps(("write", "name"), ("sync", "name"), ("write", "name"), ("sync", "name")))),
         Mistake("the old file is removed first", "Between the two steps there is no file at all.", "Leave `remove` out, write to another name, and sync: then `rename` puts the new file in place of the old one.",
                 (_removed_first, *(_steps(*before, ("remove", "name"), *after) for before, after in (
                     ([("write", "part"), ("sync", "part")], [("rename", "part", "name")]), ([("write", "part")], [("rename", "part", "name")]),
@@ -232,7 +241,8 @@ EXERCISES.append(Exercise(
         Mistake("never renamed", "The new file has the other name to the end, and nobody finds it.", "Rename it at the end: `disk.rename(part, name)`.",
                 (_steps(("write", "part"), ("sync", "part")), _steps(("write", "part")), _steps(("write", "part"), ("sync", "part"), ("remove", "name")))),
         Mistake("copied at the end", "The second writing is the same as before: half a file, for a moment.", "Rename the first file, and write nothing more.",
-                (_steps(("write", "part"), ("sync", "part"), ("write", "name")), _steps(("write", "part"), ("sync", "part"), ("write", "name"), ("remove", "part")),
+                (*(_steps(*before, ("write", "name"), *after) for before in ([("write", "part")], [("write", "part"), ("sync", "part"), ("rename", "part", "name")]) for after in ([], [("sync", "name")])),
+                 _steps(("write", "part"), ("sync", "part"), ("write", "name")), _steps(("write", "part"), ("sync", "part"), ("write", "name"), ("remove", "part")),
                  _steps(("write", "part"), ("sync", "part"), ("write", "name"), ("sync", "name")), _steps(("write", "part"), ("sync", "part"), ("write", "name"), ("sync", "name"), ("remove", "part")))),
         Mistake("the names in the wrong order", "`rename` takes the name that is, then the name that is to be.", "Call `disk.rename(part, name)`.",
                 (_steps(("write", "part"), ("sync", "part"), ("rename", "name", "part")), _steps(("write", "part"), ("rename", "name", "part")))),
