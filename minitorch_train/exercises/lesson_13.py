@@ -27,7 +27,7 @@ EXERCISES = [
         hint="How many rows of logits are there at one time, and how many numbers are in a row?",
         mistakes=(
             Mistake("all rows are counted", "That is the size of all logits, which are never there together.",
-                    "Only `chunk_rows` rows are held at a time.", (4096 * 50_000 * 4 / 1e6,)),
+                    "Only `chunk_rows` rows are held at a time.", (4096 * 50_000 * 4 / 1e6, 4096 * 50_000 * 4 / 1e9, 4096 * 50_000 * 4, 4096 * 50_000 * 4 / 2**20)),
             Mistake("numbers instead of bytes", "That many millions of numbers, but a number has several bytes.",
                     "Multiply by 4 bytes.", (256 * 50_000 / 1e6,)),
             Mistake("bits instead of bytes", "A float32 has 32 bits, which are fewer bytes.",
@@ -41,7 +41,7 @@ EXERCISES = [
             Mistake("rounded", "The digits after the point count.", "Give one decimal.", (51, 52)),
             Mistake("the words are left out", "A row of logits has a number for each word.", "256 rows of 50,000 numbers.", (4096 * 256 * 4 / 1e6,)),
             Mistake("another megabyte", "The exercise counts 1,000,000 bytes to a megabyte, and not 1,048,576.",
-                    "Divide the bytes by 1,000,000.", (256 * 50_000 * 4 / 2**20, round(256 * 50_000 * 4 / 2**20, 1), round(256 * 50_000 * 4 / 2**20, 2))),
+                    "Divide the bytes by 1,000,000.", (256 * 50_000 * 4 / 2**20, round(256 * 50_000 * 4 / 2**20, 1), round(256 * 50_000 * 4 / 2**20, 2), round(256 * 50_000 * 4 / 2**20))),
             Mistake("twice as much", "A number has 4 bytes, and the gradient overwrites the logits of its chunk.",
                     "There is one buffer, of float32: count it once.", (2 * 256 * 50_000 * 4 / 1e6,)),
         ),
@@ -130,7 +130,9 @@ EXERCISES.append(Exercise(
         Mistake("the factor is turned over", "The piece with the smaller maximum should count for less, and here it counts for more.",
                 "The exponent is the piece's own maximum minus the larger one, so it is never positive.", (_merge_sign,)),
         Mistake("plain exponentials on the way", "With scores in the thousands, `exp` of a maximum overflows or is 0.",
-                "Subtract the maxima before `exp`, and not after.", (_merge_plain, _merge_plain_again)),
+                "Subtract the maxima before `exp`, and not after.", (_merge_plain, _merge_plain_again, lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 * m1.exp() + s2 * m2.exp()))),
+        Mistake("the sums are left out", "A piece counts by its sum, in units of its maximum.", "Multiply each `exp(...)` by the sum of its piece.",
+                (lambda m1, s1, m2, s2: (torch.maximum(m1, m2), (m1 - torch.maximum(m1, m2)).exp() + (m2 - torch.maximum(m1, m2)).exp()),)),
         Mistake("a smaller maximum on the way", "Where the scores of the pieces lie far apart, `exp` of the difference overflows.",
                 "Bring each sum to the larger maximum at once: `s1 * (m1 - m).exp()` and `s2 * (m2 - m).exp()`.", (_merge_first, _merge_second)),
         Mistake("only one piece is kept", "Both pieces belong to the row.", "Add the two sums, each with its factor.", (lambda m1, s1, m2, s2: (m1, s1) if m1 > m2 else (m2, s2), lambda m1, s1, m2, s2: (torch.maximum(m1, m2), torch.maximum(s1, s2)))),
@@ -268,12 +270,12 @@ def _chunked_broken(x, w, target, chunk):
     return of_x, of_w
 
 
-def _chunked_like(x, w, target, chunk, divide, add, rows=None):
+def _chunked_like(x, w, target, chunk, divide, add, rows=None, dim=1):
     """The loop with its parts exchanged."""
     of_x, of_w = torch.zeros_like(x), torch.zeros_like(w)
     for i in range(0, len(x) if rows is None else rows, chunk):
         part, index = x[i : i + chunk], target[i : i + chunk, None]
-        g = torch.softmax(part @ w.T, 1)
+        g = torch.softmax(part @ w.T, dim)
         g.scatter_add_(1, index, -torch.ones_like(g[:, :1]))
         g /= divide(part)
         of_x[i : i + chunk] = g @ w
@@ -342,10 +344,13 @@ EXERCISES.append(Exercise(
                 "Add to it: `of_w += g.T @ part`.", (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: len(x), False),)),
         Mistake("all rows at once", "The gradients are right, but all rows of logits, or of what is made from them, are there at once.",
                 "Leave the loop over chunks as it is, and add both products inside it: only `chunk` rows of `g` are there then.", (_whole_gradients,)),
+        Mistake("a row too many at a time", "One more than `chunk` rows go through together.", "A slice from `i` to `i + chunk` has `chunk` rows.", (lambda x, w, t, n: chunked_gradients(x, w, t, n + 1),)),
         Mistake("divided by the number of chunks", "The loss is a mean over rows, and chunks may be of different lengths.", "Divide `g` by `len(x)`.",
                 (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: len(x) // n, True), lambda x, w, t, n: tuple(g / -(-len(x) // n) for g in _chunked_like(x, w, t, n, len, True)))),
         Mistake("only one of the two gradients is divided", "The factor belongs to `g`, and both come from it.", "Divide `g` by `len(x)` before the two products.",
                 (lambda x, w, t, n: (_chunked_like(x, w, t, n, lambda part: 1, True)[0], _added_gradients(x, w, t, n)[1]), lambda x, w, t, n: (_added_gradients(x, w, t, n)[0], _chunked_like(x, w, t, n, lambda part: 1, True)[1]))),
+        Mistake("softmax over the wrong dimension", "Each row of the softmax should add up to 1.", "The classes are in dimension 1.",
+                (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: len(x), True, dim=0),)),
         Mistake("no division at all", "The loss is a mean, so the gradient has a factor 1 / n.", "Divide `g` by `len(x)`.",
                 (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: 1, True),)),
         Mistake("the last rows are left out", "A last chunk with fewer rows has to be worked on, too.", "Let `range` run to `len(x)`.",
