@@ -806,6 +806,35 @@ def mode_given_back(model, loss_func, batches):
     return loss
 
 
+def gradients_off_for_good(model, loss_func, batches):
+    torch.set_grad_enabled(False)
+    return ALL["10.1"].solution(model, loss_func, batches)
+
+
+def weights_that_learn_no_more(model, loss_func, batches):
+    return ALL["10.1"].solution(model.requires_grad_(False), loss_func, batches)
+
+
+def disk_calls(*calls):
+    """These calls of a disk in this order; `part` is a second name."""
+    def save(disk, name, data):
+        for step, *names in calls:
+            getattr(disk, step)(*(name + ".tmp" if each == "part" else name for each in names), *[data] * (step == "write"))
+    return save
+
+
+def not_full(x, y, bs):
+    return [batch for batch in ALL["09.3"].solution(x, y, bs) if len(batch[0]) == bs]
+
+
+def orders_of_their_own(x, y, bs):
+    return [(x[i], y[i]) for start in range(0, len(x), bs) for i in [torch.randperm(len(x))[start : start + bs]]]
+
+
+def divided_by_chunk(x, w, target, chunk):
+    return tuple(part * len(x) / chunk for part in ALL["13.4"].solution(x, w, target, chunk))
+
+
 def through_a_file_of_another(disk, name, data):
     disk.write("other", data)
     disk.sync("other")
@@ -925,11 +954,13 @@ REFUSED = {
     "07.2": [nesterov_in_place],
     "09.1": [lambda n, bs, seed: [b + 1 for b in ALL["09.1"].solution(n, bs, seed)], lambda n, bs, seed: [2 * b for b in ALL["09.1"].solution(n, bs, seed)],
              lambda n, bs, seed: list(torch.arange(n).roll(seed).split(bs)), lambda n, bs, seed: [b.float() for b in ALL["09.1"].solution(n, bs, seed)],
-             lambda n, bs, seed: [b[torch.randperm(len(b), generator=torch.Generator().manual_seed(seed))] for b in torch.arange(n).split(bs)]],
+             lambda n, bs, seed: [b[torch.randperm(len(b), generator=torch.Generator().manual_seed(seed))] for b in torch.arange(n).split(bs)],
+             lambda n, bs, seed: [torch.cat(ALL["09.1"].solution(n, bs, seed))[i : i + bs] for i in range(0, n - 1, bs)]],
     "09.3": [lambda x, y, bs: list(zip(x.flip(0).split(bs), y.flip(0).split(bs))), shuffled_by_seed, lambda x, y, bs: list(zip(x.roll(1, 0).split(bs), y.roll(1, 0).split(bs))),
              lambda x, y, bs: [(xb[p], yb[p]) for xb, yb in zip(x.split(bs), y.split(bs)) for p in [torch.randperm(len(xb))]]],
     "09.4": [lambda xb: xb.mul_(2).tolist(), lambda xb: tuple(xb.mul_(2)), lambda xb: xb.mul_(2).numpy(), lambda xb: xb.mul_(2) if len(xb) == 2 else xb.mul_(2).tolist()],
-    "10.1": [mode_given_back],
+    "10.1": [mode_given_back, gradients_off_for_good, weights_that_learn_no_more],
+    "10.3": [lambda model, loss_func, opt, batches: ALL["10.3"].solution(model.eval(), loss_func, opt, batches)],
     "11.2": [through_a_file_of_another],
     "11.3": [rows_from_one],
     "13.2": [lambda m1, s1, m2, s2: (torch.maximum(m1, m2), (s1 + s2 * (m2 - m1).exp()) * (m1 - torch.maximum(m1, m2)).exp())],
@@ -1014,3 +1045,40 @@ def test_a_loss_kept_without_its_graph_is_right(keep):
 @pytest.mark.parametrize("id, answer, name", [("11.1", order_by_the_seed, "seeded anew"), ("11.3", numbers_go_on, "the order is seeded anew")])
 def test_the_seed_in_a_state_is_not_the_state(id, answer, name):
     assert judge(ALL[id], answer).mistake.name == name
+
+
+WHOLE = ("write", "part"), ("sync", "part"), ("rename", "part", "name")
+
+
+@pytest.mark.parametrize("id, answer, name", [
+    ("09.1", lambda n, bs, seed: [b.tolist() for b in ALL["09.1"].solution(n, bs, seed)], "each batch: a list"),
+    ("09.1", lambda n, bs, seed: torch.cat(ALL["09.1"].solution(n, bs, seed)), "each batch: a single number"),
+    ("09.1", lambda n, bs, seed: [slice(i, min(i + bs, n)) for i in range(0, n, bs)], "each batch: a slice"),
+    ("09.3", lambda x, y, bs: [(x[i], y[i]) for i in torch.randperm(len(x))], "each batch: one row of x, and its label"),
+    ("09.3", lambda x, y, bs: [(yb, xb) for xb, yb in ALL["09.3"].solution(x, y, bs)], "each batch: labels, and their rows of x"),
+    ("09.3", not_full, "the last batch is dropped"),
+    ("09.3", orders_of_their_own, "a new permutation for each batch"),
+    ("10.1", lambda model, loss_func, batches: (ALL["10.1"].solution(model, loss_func, batches), 3), "what comes back: a tuple"),
+    ("10.1", gradients_off_for_good, "gradients afterwards: not recorded"),
+    ("10.2", 76, "in percent"),
+    ("10.3", lambda model, loss_func, opt, batches: [ALL["10.3"].solution(model, loss_func, opt, batches)], "what comes back: a list"),
+    ("10.3", lambda model, loss_func, opt, batches: ALL["10.3"].solution(model.eval(), loss_func, opt, batches), "the mode while it trains: eval"),
+    ("11.2", disk_calls(*WHOLE, ("remove", "part")), "removed after it was renamed"),
+    ("11.2", disk_calls(("sync", "part"), ("write", "part"), ("rename", "part", "name")), "synced before it is written"),
+    ("11.2", disk_calls(("write", "part"), ("rename", "part", "name"), ("sync", "part")), "not on the disk when it gets its name"),
+    ("13.3", lambda logits, target, weight: len(target) * by_autograd(logits, target), "no weights"),
+    ("13.4", divided_by_chunk, "divided by the size of a chunk"),
+])
+def test_the_name_is_true_of_the_answer(id, answer, name):
+    assert judge(ALL[id], answer).mistake.name == name
+
+
+def test_a_factor_that_changes_is_shown_with_two_that_differ():
+    verdict = judge(ALL["13.3"], lambda logits, target, weight: ALL["13.3"].solution(logits, target, weight) * len(target))
+    assert verdict.mistake.hint == "In one result each number is 2 times what is wanted, in another 3 times."
+
+
+def test_the_names_of_a_learners_files_make_no_difference():
+    """What is left over, and the error for a file that is not there, are told without its name."""
+    verdict = judge(ALL["11.2"], disk_calls(("write", "part"), ("sync", "part")))
+    assert verdict.mistake.name == "never renamed" and "came     ['old'] (what a power cut" in verdict.lines[2]

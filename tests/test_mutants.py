@@ -88,6 +88,8 @@ def drawn(case, chance):
 
 def differs(exercise, mutant, chance, tries=200):
     """Is there an input of the statement's kind on which a function is wrong?"""
+    if exercise.id == "13.4":  # whose results are all that differs on other numbers
+        exercise = replace(exercise, observe=call)
     inputs = [drawn(chance.choice(exercise.cases), chance) for _ in range(tries)] if exercise.observe in (call, kept) else []
     return any(not agree(_outcome(exercise, mutant, case), _outcome(exercise, exercise.solution, case)) for case in inputs)
 

@@ -6,22 +6,34 @@
 __all__ = []
 
 # %% ../../nbs/exercises/lesson_09.ipynb #f9baa429
+from contextlib import suppress
+
 import torch
 
 from minitorch_train.exercises import Exercise, Mistake, value
 from minitorch_train.loading import DataLoader, Dataset, Sampler
 
 # %% ../../nbs/exercises/lesson_09.ipynb #556db011
+def _kind(batch):
+    """What a batch is, in words."""
+    if not isinstance(batch, torch.Tensor):
+        return f"a {type(batch).__name__}"
+    return "a tensor of row numbers" if batch.dim() == 1 else "a single number" if batch.dim() == 0 else "a tensor with columns"
+
+
 def _epoch(answer, n, bs, seed):
     """What can be said of the batches of an epoch, whatever their order is."""
     batches, again, other = (answer(n, bs, s) for s in (seed, seed, seed + 1))
     if batches is None:
         return None
     batches = list(batches)
+    if kinds := [_kind(b) for b in batches if _kind(b) != "a tensor of row numbers"]:
+        return {**_epoch(batches_of, n, bs, seed), "each batch": kinds[0]}
     rows, again, other = (torch.cat(list(b)).tolist() for b in (batches, again, other))
     first = [[sorted(torch.as_tensor(b).tolist()) for b in answer(n, bs, s)][0] for s in range(8)]
     neighbours = sum(abs(a - b) == 1 for a, b in zip(rows, rows[1:]))
     return {
+        "each batch": "a tensor of row numbers",
         "rows in each batch": [len(b) for b in batches],
         "rows that come twice": "some" if len(set(rows)) < len(rows) else "none",
         "rows that never come": "some" if len(set(rows)) < n else "none",
@@ -62,6 +74,26 @@ def _draws_with_replacement(n, bs, seed):
     return [torch.randint(n, (bs,), generator=generator) for _ in range(0, n, bs)]
 
 
+def _pieces(stop=0, step=None):
+    """Pieces that begin elsewhere: up to `n + stop`, in steps of `bs` or of `step`."""
+    def answer(n, bs, seed):
+        order = torch.randperm(n, generator=_seeded(seed))
+        return [order[i : i + bs] for i in range(0, n + stop, step or bs)]
+    return answer
+
+
+def _small_permutations(n, bs, seed):
+    """Numbers below the size of a batch."""
+    generator = _seeded(seed)
+    return [torch.randperm(bs, generator=generator) for _ in range(0, n, bs)]
+
+
+def _mixed_batches_only(n, bs, seed):
+    """The rows of a batch follow each other, and the batches come in random order."""
+    batches = torch.arange(n).split(bs)
+    return [batches[i] for i in torch.randperm(len(batches), generator=_seeded(seed))]
+
+
 def _many_permutations(n, bs, seed):
     """A permutation for each batch, the last one full."""
     generator = _seeded(seed)
@@ -78,7 +110,7 @@ EXERCISES = [
     Exercise(
         id="09.1", title="batches of row numbers", kind="write",
         statement="Write `batches_of(n, bs, seed)`: a list of tensors that hold the row numbers 0 to `n - 1`, each once, in random order, `bs` in each tensor, and what is left over in the last one. The same seed gives the same order, and another seed gives another order.",
-        cases=((10, 4, 1), (10, 10, 1), (40, 8, 2)), observe=_epoch,
+        cases=((10, 4, 1), (10, 10, 1), (9, 4, 1), (40, 8, 2)), observe=_epoch,
         reference=lambda n, bs, seed: list(Sampler(range(n), bs, shuffle=True, generator=_seeded(seed))),
         solution=batches_of,
         explanation="`randperm` gives each row number once, and `split` cuts it into pieces of `bs`, the last one as short as it has to be.",
@@ -88,6 +120,16 @@ EXERCISES = [
             Mistake("the last batch is dropped", "10 rows in batches of 4 make more than two batches.",
                     "Let the last piece be shorter: a slice that runs past the end stops at the end.",
                     (_without_last, lambda n, bs, seed: [b for b in batches_of(n, bs, seed) if len(b) == bs])),
+            Mistake("a last row is lost", "9 rows in batches of 4 leave one row over.",
+                    "The starts run to `n`: with `n - 1`, a last batch of one row is never begun.", (_pieces(stop=-1),)),
+            Mistake("a batch begins at every row", "Most rows come in several batches.", "Let the starts go in steps of `bs`: `range(0, n, bs)`.", (_pieces(step=1),)),
+            Mistake("`bs` is taken for the number of batches", "`chunk` takes how many pieces there should be, and `split` how long they are.",
+                    "Cut by `split(bs)`.", (lambda n, bs, seed: list(torch.randperm(n, generator=_seeded(seed)).chunk(bs)),)),
+            Mistake("only the first batch", "The other rows never come.", "Return after the loop, and not inside it.", (lambda n, bs, seed: batches_of(n, bs, seed)[:1],)),
+            Mistake("every slice ends at `bs`", "A slice goes from its start up to its end, and the end is not its length.", "Cut `order[i : i + bs]`.",
+                    (lambda n, bs, seed: [torch.cat(batches_of(n, bs, seed))[i:bs] for i in range(0, n, bs)],)),
+            Mistake("a permutation of `bs` numbers", "Row numbers of `bs` and above never come.", "Draw one permutation of all `n` row numbers, before the loop, and cut it.", (_small_permutations,)),
+            Mistake("only the batches are mixed", "In a batch, the rows still follow each other.", "Draw a permutation of the rows, and cut that.", (_mixed_batches_only,)),
             Mistake("drawn with replacement", "Some rows come twice, and others never come.",
                     "`randint` may draw the same number again. `torch.randperm(n)` gives each number once.",
                     (_one_draw_with_replacement, _draws_with_replacement)),
@@ -120,23 +162,38 @@ EXERCISES.append(Exercise(
         Mistake("the epochs run into each other", "5,000 rows are not cut in one go: each epoch begins anew.",
                 "Count the full batches of one epoch, then multiply by 5.", (5000 // 64, 5000 // 64 + 1)),
         Mistake("only one epoch", "There are 5 epochs.", "Multiply by 5.", (15, 16)),
+        Mistake("rows in place of steps", "A step is made for a batch of 64 rows.", "Count the full batches of one epoch, then multiply by 5.", (4800, 5000, 960)),
         Mistake("a part of a batch is counted", "There is no part of a step.", "Round 1,000 / 64 down before you multiply.", (5 * 1000 / 64,)),
     ),
 ))
 
 # %% ../../nbs/exercises/lesson_09.ipynb #c7b2f3eb
+def _pair(batch):
+    """What a batch is, in words."""
+    with suppress(TypeError, ValueError):
+        xb, yb = batch
+        if isinstance(xb, torch.Tensor) and isinstance(yb, torch.Tensor):
+            rows = {(2, 1): "rows of x, and their labels", (1, 0): "one row of x, and its label", (1, 2): "labels, and their rows of x"}
+            return rows.get((xb.dim(), yb.dim()), f"tensors of shape {list(xb.shape)} and {list(yb.shape)}")
+        return f"a {type(xb).__name__} and a {type(yb).__name__}"
+    return "no pair"
+
+
 def _pass(answer, x, y, bs):
     """What can be said of a pass over numbered rows, whatever their order is."""
     batches = answer(x, y, bs)
     if batches is None:
         return None
     batches = list(batches)
+    if kinds := [kind for kind in map(_pair, batches) if kind != _pair((x, y))]:
+        return {**_pass(mixed_batches, x, y, bs), "each batch": kinds[0]}
     xs, ys = (torch.cat(part) for part in zip(*batches))
     rows = xs[:, 0].long().tolist()
     later = [list(answer(x, y, bs)) for _ in range(8)]
     orders = {tuple(torch.cat([xb for xb, _ in epoch])[:, 0].tolist()) for epoch in later}
     first = {tuple(sorted(epoch[0][0][:, 0].tolist())) for epoch in later}
     return {
+        "each batch": _pair((x, y)),
         "rows in each batch": [len(xb) for xb, _ in batches],
         "rows with another row's label": "some" if (10 * xs[:, 0] != ys).any() else "none",
         "rows that come twice": "some" if len(set(rows)) < len(rows) else "none",
@@ -185,6 +242,23 @@ def _labels_left(x, y, bs):
     return _cut(x[torch.randperm(len(x))], y, bs, len(x))
 
 
+def _many_orders(x, y, bs):
+    """Of each permutation another part."""
+    return [(x[i], y[i]) for start in range(0, len(x), bs) for i in [torch.randperm(len(x))[start : start + bs]]]
+
+
+def _batches_mixed(x, y, bs):
+    """The rows of a batch follow each other."""
+    batches = _cut(x, y, bs, len(x))
+    return [batches[i] for i in torch.randperm(len(batches))]
+
+
+def _seeded_pass(x, y, bs):
+    """Right, but for the seed."""
+    order = torch.randperm(len(x), generator=_seeded(0))
+    return _cut(x[order], y[order], bs, len(x))
+
+
 def _replaced(x, y, bs):
     """The pairs are right, and some come twice."""
     order = torch.randint(len(x), (len(x),))
@@ -194,7 +268,7 @@ def _replaced(x, y, bs):
 EXERCISES.append(Exercise(
     id="09.3", title="a loader to repair", kind="repair",
     statement="`mixed_batches(x, y, bs)` is meant to return the batches of one epoch: every row once, in random order, with its own label. A network that is trained with it learns nothing, and for some values of `len(x)` one row is missing too. Repair both.",
-    cases=((*_numbered(7), 3), (*_numbered(8), 4), (*_numbered(33), 8)), observe=_pass, given=_broken,
+    cases=((*_numbered(7), 3), (*_numbered(8), 4), (*_numbered(11), 3), (*_numbered(7), 7), (*_numbered(33), 8)), observe=_pass, given=_broken,
     reference=lambda x, y, bs: list(DataLoader(Dataset(x, y), bs, shuffle=True)), solution=mixed_batches,
     explanation="One permutation for both keeps the pairs together, and `split` leaves no row behind.",
     notice=lambda answer: f"A batch size above the number of rows gives {len(list(answer(torch.zeros(3, 1), torch.zeros(3), 5)))} batch.",
@@ -206,8 +280,18 @@ EXERCISES.append(Exercise(
                 "Draw one permutation, and index `x` and `y` with the same one.", (_apart, _labels_left)),
         Mistake("no longer shuffled", "The rows come in order now.", "Keep one permutation: draw it once, before `x` and `y` are indexed.",
                 (lambda x, y, bs: _cut(x, y, bs, len(x)),)),
+        Mistake("the same order in every epoch", "With a fixed seed, each epoch has the order of the one before.",
+                "Draw one permutation, without a seed, and index `x` and `y` with it.", (_seeded_pass,)),
         Mistake("neither shuffled nor complete", "The rows come in order, and the last one is lost.",
                 "Use one permutation for `x` and `y`, and let the starts run to `len(x)`.", (lambda x, y, bs: _cut(x, y, bs, len(x) - 1),)),
+        Mistake("the last batch is dropped", "Rows that do not fill a batch belong to the epoch too.", "Let the last batch be shorter: a slice that runs past the end stops at the end.",
+                (lambda x, y, bs: [batch for batch in mixed_batches(x, y, bs) if len(batch[0]) == bs],)),
+        Mistake("only the first batch", "The other rows never come.", "Return after the loop, and not inside it.", (lambda x, y, bs: mixed_batches(x, y, bs)[:1],)),
+        Mistake("a new permutation for each batch", "Within a batch no row comes twice, but the next batch knows nothing of it.", "Draw one permutation, before the loop, and cut it into pieces.",
+                (_many_orders,)),
+        Mistake("only the batches are mixed", "In a batch, the rows still follow each other.", "Draw a permutation of the rows, and cut that.", (_batches_mixed,)),
+        Mistake("the batches of `x`, then those of `y`", "A batch is a pair of rows and their labels.", "Go through both at once: `zip(xs.split(bs), ys.split(bs))`.",
+                (lambda x, y, bs: tuple(zip(*mixed_batches(x, y, bs))),)),
         Mistake("drawn with replacement", "Some rows come twice.", "`randint` may draw a row again; `randperm` does not.", (_replaced,)),
     ),
 ))
@@ -232,6 +316,25 @@ def _forgets_to_return(xb):
     xb.mul_(2)
 
 
+def _returns_the_old(xb):
+    """Doubles in place and gives a copy of what was."""
+    old = xb.clone()
+    xb.mul_(2)
+    return old
+
+
+def _first_row_only(xb):
+    """The row at index 0."""
+    xb[0] *= 2
+    return xb
+
+
+def _all_but_the_first(xb):
+    """The rows from index 1 on."""
+    xb[1:] *= 2
+    return xb
+
+
 def _doubles_twice(xb):
     """In place, and then once more."""
     xb *= 2
@@ -250,7 +353,9 @@ EXERCISES.append(Exercise(
     mistakes=(
         Mistake("a new tensor is made", "The batch comes back doubled, and the data is as it was.",
                 "Change the memory of `xb` itself: `xb *= 2`, or `xb.mul_(2)`.", (lambda xb: xb * 2, lambda xb: xb.clone().mul_(2))),
+        Mistake("the batch comes back as it was", "The data is doubled, and the batch that is returned is not.", "Return `xb` itself, after the change.", (_returns_the_old,)),
         Mistake("nothing is returned", "The data is doubled, and what comes back is None.", "Return `xb` after the change.", (_forgets_to_return,)),
-        Mistake("doubled twice", "What comes back is four times the pixels that came.", "Double in place, then return `xb` as it is.", (_doubles_twice,)),
+        Mistake("doubled twice", "What comes back is four times the pixels that came.", "Double in place, then return `xb` as it is.", (_doubles_twice, lambda xb: xb.mul_(2).mul_(2))),
+        Mistake("not all pixels are doubled", "Some of them are as they were.", "Change all of `xb`: `xb *= 2`.", (_first_row_only, _all_but_the_first)),
     ),
 ))

@@ -10,6 +10,7 @@ import copy
 import math
 import weakref
 
+import numpy as np
 import torch
 from torch import nn, tensor
 
@@ -19,6 +20,13 @@ from minitorch_train.functional import cross_entropy
 from minitorch_train.optim import SGD
 
 # %% ../../nbs/exercises/lesson_10.ipynb #84478e50
+def _kind(result):
+    """What comes back, in words."""
+    if isinstance(result, (torch.Tensor, np.ndarray, np.generic)):
+        return "a number" if math.prod(result.shape) == 1 else f"a {type(result).__name__} of several numbers"
+    return "a number" if hasattr(type(result), "__float__") else f"a {type(result).__name__}"
+
+
 def _judged(answer, model, batches):
     """What the answer returns, and what it does to the model and to the graph."""
     model, recorded = copy.deepcopy(model), []
@@ -30,11 +38,16 @@ def _judged(answer, model, batches):
     loss = answer(model, loss_func, batches)
     if loss is None:
         return None
+    if (kind := _kind(loss)) != "a number":
+        return {**_judged(my_evaluate, model, batches), "what comes back": kind}
     after = "train" if model.training else "eval"
+    again = "recorded" if torch.is_grad_enabled() and all(p.requires_grad for p in model.parameters()) else "not recorded"
     answer(model.eval(), loss_func, batches)
     return {
-        "the loss": float(loss),
+        "what comes back": "a number",
+        "the loss": float(loss.detach() if isinstance(loss, torch.Tensor) else loss),
         "gradients": "recorded" if any(recorded) else "not recorded",
+        "gradients afterwards": again,
         "the mode afterwards": after,
         "the mode afterwards, when it came in eval": "train" if model.training else "eval",
     }
@@ -97,25 +110,47 @@ def _then_train(evaluates):
     return evaluated
 
 
-def _left_in_eval(model, loss_func, batches):
-    """Right, but for the mode afterwards."""
-    loss = my_evaluate(model, loss_func, batches)
-    model.eval()
-    return loss
+def _done(before, inside=None, after=None, weights=len, grads=False, some=slice(None), divide=None):
+    """The modes before, in and after the loop (None: as it is), what a batch counts, and of which batches."""
+    def evaluated(model, loss_func, batches):
+        total, rows, came = 0.0, 0, model.training
+        model.train({"train": True, "eval": False, None: came}[before])
+        with torch.set_grad_enabled(grads):
+            for xb, yb in batches[some]:
+                total += weights(yb) * loss_func(model(xb), yb).item()
+                rows += weights(yb)
+                model.train({"train": True, None: model.training}[inside])
+        model.train({"train": True, "eval": False, "came": came, None: model.training}[after])
+        return total / (divide(batches) if divide else rows)
+    return evaluated
 
 
-def _with_gradients(model, loss_func, batches):
-    """Right, and a graph is built for nothing."""
-    model.eval()
-    total = sum(len(yb) * loss_func(model(xb), yb).item() for xb, yb in batches)
+def _each(before, afters=("train", None, "eval", "came"), **options):
+    """With each mode afterwards, and with gradients and without."""
+    return tuple(_done(before, after=after, grads=grads, **options) for after in afters for grads in (False, True))
+
+
+def _rows(batches):
+    """The rows of all batches."""
+    return sum(len(yb) for _, yb in batches)
+
+
+def _accuracy(model, loss_func, batches):
+    """The right answers, and nothing of the loss."""
+    right = sum((model.eval()(xb).argmax(1) == yb).sum().item() for xb, yb in batches)
     model.train()
-    return total / sum(len(yb) for _, yb in batches)
+    return right / _rows(batches)
+
+
+def _the_same(yb):
+    """One for each batch."""
+    return 1
 
 
 EXERCISES = [
     Exercise(
         id="10.1", title="evaluate by hand", kind="write",
-        statement="Write `my_evaluate(model, loss_func, batches)`: the mean loss over all rows of `batches`, a list of pairs `(xb, yb)` of different sizes. `loss_func(out, yb)` is the mean loss of one batch. Dropout should be off and no gradients recorded, and afterwards, unlike with `evaluate`, the model should be in train mode, whatever mode it came in. Return a number.",
+        statement="Write `my_evaluate(model, loss_func, batches)`: the mean loss over all rows of `batches`, a list of pairs `(xb, yb)` of different sizes. `loss_func(out, yb)` is the mean loss of one batch. Dropout should be off and no gradients recorded. Afterwards gradients should be recorded again, and, unlike with `evaluate`, the model should be in train mode, whatever mode it came in. Return a number.",
         cases=((_dropping(), _batches(2, 1)), (_dropping(), _batches(4, 4, 1)), (_dropping(), _batches(5, 2, 7))), observe=_judged,
         reference=lambda model, loss_func, batches: (evaluate(model, loss_func, batches, metric=None)[0], model.train())[0], solution=my_evaluate,
         explanation="Each batch counts by its rows, in eval mode, and without a graph that nobody needs.",
@@ -124,15 +159,24 @@ EXERCISES = [
         hint="Try it with batches of 2 and 1 rows: the figure should be that of all 3 rows at once.",
         mistakes=(
             Mistake("a mean of means", "A row in a small batch has more say than one in a large batch.",
-                    "Add up `len(yb) * loss`, and divide by the number of all rows.", (_mean_of_means, _then_train(_mean_of_means))),
+                    "Add up `len(yb) * loss`, and divide by the number of all rows.", _each("eval", weights=_the_same)),
             Mistake("losses divided by rows", "What `loss_func` gives is divided by its rows already.",
                     "Multiply each batch's loss by `len(yb)` before you add it up.", (_summed_over_rows, _then_train(_summed_over_rows))),
             Mistake("not divided", "The loss grows with the number of rows.", "Divide the sum by the number of all rows.", (_not_divided,)),
+            Mistake("divided by the number of batches", "The sum counts each row, so it grows with the rows.", "Divide by the number of all rows.", _each("eval", divide=len)),
+            Mistake("only one of the batches", "The others have rows too.", "Add up over all batches, and return after the loop.", _each("eval", some=slice(1)) + _each("eval", some=slice(-1, None)) + (_done("eval", after="train", some=slice(-1, None), divide=_rows),)),
+            Mistake("divided by the rows of one batch", "The sum is over the rows of all batches.", "Count the rows of all batches.",
+                    _each("eval", divide=lambda batches: len(batches[-1][1])) + _each("eval", divide=lambda batches: len(batches[0][1]))),
+            Mistake("the accuracy", "The mean loss is wanted.", "Ask `loss_func`, with `model(xb)` and `yb`.", (_accuracy,)),
             Mistake("eval is forgotten", "Some of the network's numbers were set to 0 while you judged it.",
-                    "Call `model.eval()` before the loop, and `model.train()` after it.", (_without_eval, _then_train(_without_eval))),
-            Mistake("left in eval mode", "The next epoch would be trained without dropout.", "Call `model.train()` before you return.", (_left_in_eval,)),
+                    "Call `model.eval()` before the loop, and `model.train()` after it.",
+                    _each(None, (None, "train")) + _each(None, (None, "train"), weights=_the_same) + _each("train", ("train", "came"))),
+            Mistake("the two modes are exchanged", "It is judged in train mode, and left in eval mode.", "Call `model.eval()` before the loop, and `model.train()` after it.", _each("train", ("eval",))),
+            Mistake("back in train mode too early", "From the second batch on, some of the network's numbers were set to 0.", "Call `model.train()` after the loop, and not inside it.",
+                    _each("eval", (None,), inside="train")),
+            Mistake("left in eval mode", "The next epoch would be trained without dropout.", "Call `model.train()` before you return.", (_done("eval"),)),
             Mistake("gradients are recorded", "The figure is right, and for each batch a graph was built.",
-                    "Put the loop into `with torch.no_grad():`.", (_with_gradients,)),
+                    "Put the loop into `with torch.no_grad():`.", _each("eval")[1::2]),
         ),
     ),
 ]
@@ -151,7 +195,9 @@ EXERCISES.append(Exercise(
                 "Count the right answers of each batch, add them up, and divide by 250.", (0.7,)),
         Mistake("three full batches", "The last batch has not 100 rows.", "Its 50 rows hold 20 right answers, and there are 250 rows.", (190 / 300, 210 / 250, 0.63)),
         Mistake("the last batch is left out", "The last 50 rows count too.", "Add 20 right answers and 50 rows.", (0.85,)),
-        Mistake("a count", "That is how many are right. The share is wanted.", "Divide by 250.", (190, 76)),
+        Mistake("a count", "That is how many are right. The share is wanted.", "Divide by 250.", (190,)),
+        Mistake("in percent", "That is how many of a hundred are right. The share is wanted.", "Divide by 100.", (76,)),
+        Mistake("a sum of shares", "A share is never above 1.", "Count the right answers of each batch, add them up, and divide by 250.", (2.1,)),
     ),
 ))
 
@@ -174,20 +220,25 @@ class _Marked(torch.autograd.Function):
         return grad, None
 
 
-def _trained(answer, model, batches):
+def _trained(answer, start, batches):
     """The weights after the answer's epoch, what it returns, and what it keeps until then."""
-    model, marks, old = copy.deepcopy(model), [], []
+    model, marks, old, modes = copy.deepcopy(start), [], [], set()
 
     def loss_func(out, yb):
+        modes.add(model.training)
         old.extend(mark for mark in marks[:-1] if mark() is not None)
         return cross_entropy(_Marked.apply(out, marks), yb)
 
     result = answer(model, loss_func, SGD(model.parameters(), lr=0.5), batches)
     if result is None:
         return None
+    if (kind := _kind(result)) != "a number":
+        return {**_trained(epoch_losses, start, batches), "what comes back": kind}
     kept = bool(old) or (isinstance(result, torch.Tensor) and result.requires_grad)
     return {
-        "the mean loss": torch.as_tensor(result).item(),
+        "what comes back": "a number",
+        "the mode while it trains": "eval" if False in modes else "train",
+        "the mean loss": float(result.detach() if isinstance(result, torch.Tensor) else result),
         "what it keeps of a batch": "a loss with its graph" if kept else "a number",
         **{f"{name} afterwards": p.detach().clone() for name, p in model.named_parameters()},
     }
@@ -213,6 +264,54 @@ def epoch_losses(model, loss_func, opt, batches):
         loss.backward()
         opt.step()
     return sum(losses) / len(losses)
+
+
+def _weighted(model, loss_func, opt, batches):
+    """Each batch counts by its rows."""
+    numbers = []
+    _loop(report=numbers.extend)(model, loss_func, opt, batches)
+    return sum(len(yb) * number for number, (_, yb) in zip(numbers, batches)) / sum(len(yb) for _, yb in batches)
+
+
+def _one_step(zero):
+    """The gradients of the last batch, or of all, and a single step."""
+    def loop(model, loss_func, opt, batches):
+        losses = []
+        for xb, yb in batches:
+            loss = loss_func(model(xb), yb)
+            losses.append(loss.item())
+            if zero:
+                opt.zero_grad()
+            loss.backward()
+        opt.step()
+        return sum(losses) / len(losses)
+    return loop
+
+
+def _backward_at_the_end(number):
+    """The mean of all losses is what is differentiated."""
+    def loop(model, loss_func, opt, batches):
+        mean = sum(loss_func(model(xb), yb) for xb, yb in batches) / len(batches)
+        opt.zero_grad()
+        mean.backward()
+        opt.step()
+        return mean.item() if number else mean
+    return loop
+
+
+def _after_the_step(bound):
+    """The losses of a network that has learned from the batch; the first loss of it has a name, or none."""
+    def loop(model, loss_func, opt, batches):
+        losses = []
+        for xb, yb in batches:
+            loss = loss_func(model(xb), yb)
+            opt.zero_grad()
+            loss.backward()
+            loss = loss if bound else None
+            opt.step()
+            losses.append(loss_func(model(xb), yb).item())
+        return sum(losses) / len(losses)
+    return loop
 
 
 def _loop(zero="before", keep=torch.Tensor.item, report=lambda losses: sum(losses) / len(losses)):
@@ -262,10 +361,19 @@ EXERCISES.append(Exercise(
                 "Take it in the loop, of each loss: `losses.append(loss.item())`.",
                 (_loop(keep=lambda loss: loss, report=lambda losses: (sum(losses) / len(losses)).item()),)),
         Mistake("gradients still add up", "The second step moves along the gradients of two batches.",
-                "Call `opt.zero_grad()` before each `backward`.", (_loop(zero="never"),)),
+                "Call `opt.zero_grad()` before each `backward`.",
+                (_loop(zero="never"), _loop(zero="never", keep=lambda loss: loss, report=lambda losses: (sum(losses) / len(losses)).item()))),
         Mistake("the weights do not move", "A step without gradients, or no step at all, changes nothing.", "Each batch needs `zero_grad`, then `backward`, then `step`.",
                 (_loop(zero="between"),)),
         Mistake("the last loss only", "The mean over all batches is wanted.", "Return `sum(losses) / len(losses)`.", (_loop(report=lambda losses: losses[-1]),)),
+        Mistake("only the first batch", "The model is not trained on the others.", "Return after the loop, and not inside it.",
+                (lambda model, loss_func, opt, batches: epoch_losses(model, loss_func, opt, batches[:1]),)),
+        Mistake("divided by the rows", "What `loss_func` gives is the mean of a batch already.", "Divide the sum by `len(losses)`.",
+                (lambda model, loss_func, opt, batches: epoch_losses(model, loss_func, opt, batches) * len(batches) / sum(len(yb) for _, yb in batches),)),
+        Mistake("weighted by the rows", "The plain mean is wanted, in which each batch counts the same.", "Return `sum(losses) / len(losses)`.", (_weighted,)),
+        Mistake("one step for all batches", "Each batch should move the weights before the next one is looked at.", "Each batch needs `zero_grad`, then `backward`, then `step`.",
+                (_one_step(True), _one_step(False), _backward_at_the_end(True), _backward_at_the_end(False))),
+        Mistake("the loss after the step", "By then the network has learned from the batch.", "Keep the number of the loss that `backward` starts from.", (_after_the_step(True), _after_the_step(False))),
         Mistake("not divided", "The figure grows with the number of batches.", "Divide the sum by `len(losses)`.", (_loop(report=sum),)),
     ),
 ))

@@ -6,6 +6,9 @@
 __all__ = []
 
 # %% ../../nbs/exercises/lesson_11.ipynb #3b8e568e
+from collections.abc import Iterable
+from itertools import product
+
 import torch
 
 from minitorch_train.exercises import Exercise, Mistake
@@ -25,6 +28,12 @@ def _at(begun):
     return generator
 
 
+def _listed(answer, *case):
+    """What comes back, and as a list if it can be gone through."""
+    rows = answer(*case)
+    return list(rows) if isinstance(rows, Iterable) and not isinstance(rows, (str, dict)) else rows
+
+
 def rows_to_come(begun, n, done):
     generator = torch.Generator()
     generator.set_state(begun)
@@ -34,6 +43,20 @@ def rows_to_come(begun, n, done):
 def _seeded_anew(begun):
     """A generator that starts where that of the state once started."""
     return torch.Generator().manual_seed(_at(begun).initial_seed())
+
+
+def _drawn_before(begun, n, done):
+    """A number is drawn for each row that is done, and only then the permutation."""
+    generator = _at(begun)
+    torch.rand(done, generator=generator)
+    return torch.randperm(n, generator=generator).tolist()[done:]
+
+
+def _after_a_small_one(begun, n, done):
+    """A permutation of the rows that are done is drawn, and only then the whole one."""
+    generator = _at(begun)
+    torch.randperm(done, generator=generator)
+    return torch.randperm(n, generator=generator).tolist()[done:]
 
 
 def _second_permutation(begun, n, done):
@@ -46,7 +69,7 @@ def _second_permutation(begun, n, done):
 EXERCISES = [Exercise(
     id="11.1", title="rows to come", kind="write",
     statement="Write `rows_to_come(begun, n, done)`. An epoch of `n` rows went through the permutation that `torch.randperm` drew at its start from a generator, and was stopped after `done` rows. `begun` is the state of that generator, from its `get_state()`, before the permutation was drawn. Return the rows that are still to come, in their order, as a list of numbers.",
-    cases=((_state(1), 5, 2), (_state(2, 8), 8, 3), (_state(3, 100), 100, 90)), observe=lambda answer, *case: None if (rows := answer(*case)) is None else list(rows),
+    cases=((_state(1), 5, 2), (_state(2, 8), 8, 3), (_state(3, 100), 100, 90)), observe=_listed,
     reference=lambda begun, n, done: torch.randperm(n, generator=_at(begun))[done:].tolist(), solution=rows_to_come,
     explanation="From the same state the same permutation is drawn again, and what is done is skipped.",
     notice=lambda answer: f"After 2 of 5 rows, {len(answer(_state(1), 5, 2))} are left, and none of them is one of the first two.",
@@ -54,7 +77,9 @@ EXERCISES = [Exercise(
     mistakes=(
         Mistake("another order", "That is a permutation, but not the one of this epoch.",
                 "Make a `torch.Generator()`, give it `begun` by `set_state`, and give it to `torch.randperm` as `generator`.",
-                (lambda begun, n, done: torch.randperm(n)[done:].tolist(), lambda begun, n, done: torch.randperm(n, generator=torch.Generator())[done:].tolist())),
+                (lambda begun, n, done: torch.randperm(n)[done:].tolist(), lambda begun, n, done: torch.randperm(n, generator=torch.Generator())[done:].tolist(), _drawn_before, _after_a_small_one)),
+        Mistake("drawn with replacement", "Some rows come twice, and others never come.", "`randint` may draw the same number again. The epoch drew `torch.randperm(n, generator=...)`.",
+                (lambda begun, n, done: torch.randint(n, (n,), generator=_at(begun)).tolist()[done:], lambda begun, n, done: torch.randint(n, (n - done,), generator=_at(begun)).tolist())),
         Mistake("seeded anew", "The seed is where the generator once started, and `begun` where it was when this epoch began.",
                 "Give `begun` itself to the generator, by `set_state`.",
                 (lambda begun, n, done: torch.randperm(n, generator=_seeded_anew(begun))[done:].tolist(),)),
@@ -70,7 +95,8 @@ EXERCISES = [Exercise(
         Mistake("the rows of the file", "The epoch went through a permutation.", "Draw the permutation, and skip its first `done` rows.", (lambda begun, n, done: list(range(done, n)),)),
         Mistake("a new permutation of the last rows", "The rows that are done need not be the first of the file.", "Draw a permutation of all `n` rows, then skip the first `done`.",
                 (lambda begun, n, done: (torch.randperm(n - done, generator=_at(begun)) + done).tolist(),)),
-        Mistake("the last rows, as many as are done", "`[-done:]` counts from the end.", "Skip the first `done` rows: `[done:]`.", (lambda begun, n, done: rows_to_come(begun, n, 0)[-done:],)),
+        Mistake("the last rows, as many as are done", "These are the last `done` rows. Wanted are all but the first `done`.", "Skip the first `done` rows: `[done:]`.", (lambda begun, n, done: rows_to_come(begun, n, 0)[-done:],)),
+        Mistake("the end is cut off", "The rows that are done stand at the beginning.", "Skip the first `done` rows: `[done:]`.", (lambda begun, n, done: rows_to_come(begun, n, 0)[: n - done],)),
         Mistake("row numbers taken for places", "A row is done when its place is before `done`, whatever its number.", "Cut by place: `[done:]`.", (lambda begun, n, done: [r for r in rows_to_come(begun, n, 0) if r >= done],)),
         Mistake("sorted", "These are the right rows in the order of the file.", "Leave them in the order of the permutation.",
                 (lambda begun, n, done: sorted(rows_to_come(begun, n, done)),)),
@@ -82,7 +108,7 @@ class _Disk:
     """Files that a power cut would leave, and what was written and is not on the disk yet."""
 
     def __init__(self, files):
-        self.files, self.waiting, self.seen = dict(files), {}, []
+        self.files, self.waiting, self.seen, self.gone = dict(files), {}, [], set()
 
     def __repr__(self):
         return f"a disk with {self.files}"
@@ -94,11 +120,18 @@ class _Disk:
         self.files[name], self.waiting[name] = data[: len(data) // 2], data
         self.note()
 
+    def there(self, step, name):
+        if name not in self.files:
+            raise FileNotFoundError(f"{step}: there is no file of this name" + " any more" * (name in self.gone))
+
     def sync(self, name):
+        self.there("sync", name)
         self.files[name] = self.waiting.pop(name, self.files[name])
         self.note()
 
     def rename(self, old, new):
+        self.there("rename", old)
+        self.gone.add(old)
         self.files[new] = self.files.pop(old)
         self.waiting.pop(new, None)
         if old in self.waiting:
@@ -106,9 +139,17 @@ class _Disk:
         self.note()
 
     def remove(self, name):
+        self.there("remove", name)
+        self.gone.add(name)
         del self.files[name]
         self.waiting.pop(name, None)
         self.note()
+
+
+def _compared(files, before):
+    """What became of some files, in words; the names are the learner's own."""
+    added, gone = len(files.keys() - before.keys()), len(before.keys() - files.keys())
+    return "as they were" if files == before else f"{added} added" if added else f"{gone} gone" if gone else "changed"
 
 
 def _saved(answer, disk, name, data):
@@ -120,7 +161,7 @@ def _saved(answer, disk, name, data):
         found = [old, data] if found[-1] == data else [old]
     return {
         "what a power cut leaves under the name, call after call": found,
-        "the other files in the end": "as they were" if {key: text for key, text in disk.files.items() if key != name} == others else sorted(key for key in disk.files if key != name),
+        "the other files in the end": _compared({key: text for key, text in disk.files.items() if key != name}, others),
     }
 
 
@@ -137,14 +178,25 @@ def _removed_first(disk, name, data):
     disk.rename(name + ".part", name)
 
 
-def _moved_aside(disk, name, data):
-    """The old file gets another name, and then the new one is written."""
-    if name in disk.files:
-        disk.rename(name, name + ".old")
-    disk.write(name, data)
-    disk.sync(name)
-    if name + ".old" in disk.files:
-        disk.remove(name + ".old")
+def _moved_aside(asks, syncs, removes, renames):
+    """The old file gets another name, and then the new one is written, or gets its name; with one thing or another left out."""
+    def answer(disk, name, data):
+        part, old = name + ".part", name + ".old"
+        if renames:
+            disk.write(part, data)
+            if syncs:
+                disk.sync(part)
+        if not asks or name in disk.files:
+            disk.rename(name, old)
+        if renames:
+            disk.rename(part, name)
+        else:
+            disk.write(name, data)
+            if syncs:
+                disk.sync(name)
+        if removes and (not asks or old in disk.files):
+            disk.remove(old)
+    return answer
 
 
 def _steps(*steps):
@@ -173,17 +225,27 @@ EXERCISES.append(Exercise(
     hint="The name should go from one whole file to another. Where is the new one until then?",
     mistakes=(
         Mistake("not on the disk when it gets its name", "The name goes to a file of which a power cut leaves half.", "Call `disk.sync` with the other name before you rename.",
-                (_steps(("write", "part"), ("rename", "part", "name")), _steps(("write", "part"), ("rename", "part", "name"), ("sync", "name")))),
+                (_steps(("write", "part"), ("rename", "part", "name")), _steps(("write", "part"), ("rename", "part", "name"), ("sync", "name")),
+                 _steps(("write", "part"), ("sync", "name"), ("rename", "part", "name")), _steps(("write", "part"), ("rename", "part", "name"), ("sync", "part")))),
+        Mistake("synced before it is written", "`sync` waits for what was written before it.", "Write, then sync, then rename.",
+                (_steps(("sync", "part"), ("write", "part"), ("rename", "part", "name")), _steps(("sync", "name"), ("write", "name")))),
         Mistake("synced in place", "While it is written, half a file stands under the name.", "Write to another name, `name + \".part\"`, sync it, and rename it.",
-                (_steps(("write", "name"), ("sync", "name")),)),
-        Mistake("the old file is removed first", "Between the two steps there is no file at all.", "Leave `remove` out: `rename` puts the new file in place of the old one.", (_removed_first,)),
-        Mistake("the old file is moved aside", "Until the new one is written, there is no file under the name, or half of one.", "Let the new file have the other name, and rename that one.", (_moved_aside,)),
-        Mistake("never renamed", "The new file is whole, and nobody finds it.", "Rename it at the end: `disk.rename(part, name)`.",
-                (_steps(("write", "part"), ("sync", "part")), _steps(("write", "part")))),
+                (_steps(("write", "name"), ("sync", "name")), _steps(("write", "name"), ("sync", "name"), ("write", "name"), ("sync", "name")))),
+        Mistake("the old file is removed first", "Between the two steps there is no file at all.", "Leave `remove` out, write to another name, and sync: then `rename` puts the new file in place of the old one.",
+                (_removed_first, *(_steps(*before, ("remove", "name"), *after) for before, after in (
+                    ([("write", "part"), ("sync", "part")], [("rename", "part", "name")]), ([("write", "part")], [("rename", "part", "name")]),
+                    ([("write", "part")], [("sync", "part"), ("rename", "part", "name")]), ([], [("write", "name")]), ([], [("write", "name"), ("sync", "name")]))))),
+        Mistake("removed after it was renamed", "Under the other name there is no file any more.", "Leave `remove` out.",
+                (_steps(("write", "part"), ("sync", "part"), ("rename", "part", "name"), ("remove", "part")), _steps(("write", "part"), ("rename", "part", "name"), ("remove", "part")))),
+        Mistake("the old file is moved aside", "Until the new one is written, there is no file under the name, or half of one.", "Let the new file have the other name, and rename that one.", tuple(_moved_aside(*how) for how in product((True, False), repeat=4))),
+        Mistake("never renamed", "The new file has the other name to the end, and nobody finds it.", "Rename it at the end: `disk.rename(part, name)`.",
+                (_steps(("write", "part"), ("sync", "part")), _steps(("write", "part")), _steps(("write", "part"), ("sync", "part"), ("remove", "name")))),
         Mistake("copied at the end", "The second writing is the same as before: half a file, for a moment.", "Rename the first file, and write nothing more.",
-                (_steps(("write", "part"), ("sync", "part"), ("write", "name"), ("sync", "name")), _steps(("write", "part"), ("sync", "part"), ("write", "name"), ("sync", "name"), ("remove", "part")))),
+                (*(_steps(*before, ("write", "name"), *after) for before in ([("write", "part")], [("write", "part"), ("sync", "part"), ("rename", "part", "name")]) for after in ([], [("sync", "name")])),
+                 _steps(("write", "part"), ("sync", "part"), ("write", "name")), _steps(("write", "part"), ("sync", "part"), ("write", "name"), ("remove", "part")),
+                 _steps(("write", "part"), ("sync", "part"), ("write", "name"), ("sync", "name")), _steps(("write", "part"), ("sync", "part"), ("write", "name"), ("sync", "name"), ("remove", "part")))),
         Mistake("the names in the wrong order", "`rename` takes the name that is, then the name that is to be.", "Call `disk.rename(part, name)`.",
-                (_steps(("write", "part"), ("sync", "part"), ("rename", "name", "part")),)),
+                (_steps(("write", "part"), ("sync", "part"), ("rename", "name", "part")), _steps(("write", "part"), ("rename", "name", "part")))),
         Mistake("renamed before it is written", "There is no file yet that could be renamed.", "Write, then sync, then rename.",
                 (_steps(("rename", "part", "name"), ("write", "part"), ("sync", "part")),)),
     ),
@@ -235,6 +297,11 @@ def _paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, done), s
     return answer
 
 
+def _from_the_first(begun, moment, n, done):
+    """The state is set to the first one again, or another generator has it."""
+    return _paired(source=lambda moment: _at(begun))(begun, moment, n, done)
+
+
 EXERCISES.append(Exercise(
     id="11.3", title="go on with both states", kind="repair",
     statement="An epoch of `n` rows drew a permutation of them from a generator, and then for each row in its turn one number, by `torch.rand(1, generator=generator).item()`. It was stopped after `done` rows. `begun` is the state of the generator before the permutation was drawn, and `moment` its state at the stop. `go_on(begun, moment, n, done)` is meant to return the rows that are still to come, each with the number that the undisturbed epoch would have drawn for it, as a list of pairs. Its rows are right, its numbers are not. Repair it.",
@@ -247,6 +314,8 @@ EXERCISES.append(Exercise(
         Mistake("the state of the stop alone", "The numbers would be right, but the permutation came from the other state.", "Draw the permutation from `begun`, and only then call `set_state(moment)`.",
                 (_paired(order=lambda begun, moment, n, done: torch.randperm(n, generator=_at(moment))[done:].tolist()),
                  lambda begun, moment, n, done: _with_one_state(moment, moment, n, done))),
+        Mistake("the two states are exchanged", "`begun` belongs to the permutation, and `moment` to the numbers.", "Draw the permutation from `begun`, and only then call `set_state(moment)`.",
+                (lambda begun, moment, n, done: go_on(moment, begun, n, done),)),
         Mistake("the order is seeded anew", "The seed is where the generator once started, and `begun` where it was when this epoch began.",
                 "Give `begun` itself to the generator, by `set_state`, before you draw the permutation.",
                 (_paired(order=lambda begun, moment, n, done: torch.randperm(n, generator=_seeded_anew(begun))[done:].tolist()),)),
@@ -256,11 +325,14 @@ EXERCISES.append(Exercise(
                 (_paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, 0)[:done]),)),
         Mistake("one row too many is skipped", "After `done` rows, the next one is number `done`, counted from 0.", "Go through `order[done:]`.",
                 (_paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, done + 1)),)),
+        Mistake("one row is used twice", "The last row before the stop comes again.", "Go through `order[done:]`.", (_paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, done - 1)),)),
         Mistake("the same number for each row", "The generator is set back before every number.", "Call `set_state(moment)` once, before the first number.", (_paired(again=True),)),
         Mistake("numbers are skipped twice", "The state of the stop has the numbers of the rows before it behind it already.", "Draw nothing between `set_state(moment)` and the first row to come.",
                 (_paired(skipped=1),)),
         Mistake("numbers of another generator", "The numbers do not go on from the state of the stop.", "Give `torch.rand` the generator that was set to `moment`.",
                 (_paired(source=lambda moment: None), _paired(source=lambda moment: torch.Generator()))),
+        Mistake("the numbers of the first state", "These are the numbers that `begun` gives when no permutation is drawn before them.", "After the permutation, call `set_state(moment)`, and draw the numbers from that generator.",
+                (_from_the_first,)),
         Mistake("rows without numbers", "Each row is wanted with its number.", "Return pairs: `(row, torch.rand(1, generator=generator).item())`.",
                 (lambda begun, moment, n, done: rows_to_come(begun, n, done),)),
     ),

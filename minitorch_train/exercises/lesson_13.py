@@ -27,7 +27,7 @@ EXERCISES = [
         hint="How many rows of logits are there at one time, and how many numbers are in a row?",
         mistakes=(
             Mistake("all rows are counted", "That is the size of all logits, which are never there together.",
-                    "Only `chunk_rows` rows are held at a time.", (4096 * 50_000 * 4 / 1e6,)),
+                    "Only `chunk_rows` rows are held at a time.", (4096 * 50_000 * 4 / 1e6, 4096 * 50_000 * 4 / 1e9, 4096 * 50_000 * 4, 4096 * 50_000 * 4 / 2**20)),
             Mistake("numbers instead of bytes", "That many millions of numbers, but a number has several bytes.",
                     "Multiply by 4 bytes.", (256 * 50_000 / 1e6,)),
             Mistake("bits instead of bytes", "A float32 has 32 bits, which are fewer bytes.",
@@ -36,10 +36,12 @@ EXERCISES = [
             Mistake("numbers, in another unit", "A number has 4 bytes, and a megabyte has 1,000,000.", "256 times 50,000 times 4 bytes.", (12_800_000, 12_800)),
             Mistake("a number has 4 bytes", "This counts 2 bytes for each.", "Multiply by 4.", (25.6,)),
             Mistake("how many chunks there are", "This is their number. How large is one?", "256 rows of 50,000 numbers of 4 bytes.", (16,)),
+            Mistake("the chunks are taken for rows", "There are 16 chunks, and each has 256 rows.", "256 rows of 50,000 numbers of 4 bytes.", (16 * 50_000 * 4 / 1e6,)),
+            Mistake("one row is counted", "A chunk has 256 of them.", "256 rows of 50,000 numbers of 4 bytes.", (50_000 * 4 / 1e6,)),
             Mistake("rounded", "The digits after the point count.", "Give one decimal.", (51, 52)),
             Mistake("the words are left out", "A row of logits has a number for each word.", "256 rows of 50,000 numbers.", (4096 * 256 * 4 / 1e6,)),
             Mistake("another megabyte", "The exercise counts 1,000,000 bytes to a megabyte, and not 1,048,576.",
-                    "Divide the bytes by 1,000,000.", (256 * 50_000 * 4 / 2**20, round(256 * 50_000 * 4 / 2**20, 1), round(256 * 50_000 * 4 / 2**20, 2))),
+                    "Divide the bytes by 1,000,000.", (256 * 50_000 * 4 / 2**20, round(256 * 50_000 * 4 / 2**20, 1), round(256 * 50_000 * 4 / 2**20, 2), round(256 * 50_000 * 4 / 2**20))),
             Mistake("twice as much", "A number has 4 bytes, and the gradient overwrites the logits of its chunk.",
                     "There is one buffer, of float32: count it once.", (2 * 256 * 50_000 * 4 / 1e6,)),
         ),
@@ -128,14 +130,20 @@ EXERCISES.append(Exercise(
         Mistake("the factor is turned over", "The piece with the smaller maximum should count for less, and here it counts for more.",
                 "The exponent is the piece's own maximum minus the larger one, so it is never positive.", (_merge_sign,)),
         Mistake("plain exponentials on the way", "With scores in the thousands, `exp` of a maximum overflows or is 0.",
-                "Subtract the maxima before `exp`, and not after.", (_merge_plain, _merge_plain_again)),
+                "Subtract the maxima before `exp`, and not after.", (_merge_plain, _merge_plain_again, lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 * m1.exp() + s2 * m2.exp()))),
+        Mistake("the sums are left out", "A piece counts by its sum, in units of its maximum.", "Multiply each `exp(...)` by the sum of its piece.",
+                (lambda m1, s1, m2, s2: (torch.maximum(m1, m2), (m1 - torch.maximum(m1, m2)).exp() + (m2 - torch.maximum(m1, m2)).exp()),)),
         Mistake("a smaller maximum on the way", "Where the scores of the pieces lie far apart, `exp` of the difference overflows.",
                 "Bring each sum to the larger maximum at once: `s1 * (m1 - m).exp()` and `s2 * (m2 - m).exp()`.", (_merge_first, _merge_second)),
         Mistake("only one piece is kept", "Both pieces belong to the row.", "Add the two sums, each with its factor.", (lambda m1, s1, m2, s2: (m1, s1) if m1 > m2 else (m2, s2), lambda m1, s1, m2, s2: (torch.maximum(m1, m2), torch.maximum(s1, s2)))),
         Mistake("the smaller maximum", "The exponents should never be positive.", "`m` is `torch.maximum(m1, m2)`.",
                 (lambda m1, s1, m2, s2: (torch.minimum(m1, m2), s1 * (m1 - torch.minimum(m1, m2)).exp() + s2 * (m2 - torch.minimum(m1, m2)).exp()),)),
-        Mistake("always the first maximum", "The second piece may have the larger one.", "`m` is `torch.maximum(m1, m2)`.", (lambda m1, s1, m2, s2: (m1, s1 + s2 * (m2 - m1).exp()),)),
-        Mistake("the maxima are added", "The maximum of the row is one of the two.", "`m` is `torch.maximum(m1, m2)`.", (lambda m1, s1, m2, s2: (m1 + m2, s1 * (-m2).exp() + s2 * (-m1).exp()),)),
+        Mistake("always the maximum of the same piece", "The other piece may have the larger one.", "`m` is `torch.maximum(m1, m2)`, and both exponents are a piece's own maximum minus `m`.",
+                (lambda m1, s1, m2, s2: (m1, s1 + s2 * (m2 - m1).exp()), lambda m1, s1, m2, s2: (m2, s1 * (m1 - m2).exp() + s2),
+                 lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 + s2 * (m2 - m1).exp()), lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 * (m1 - m2).exp() + s2))),
+        Mistake("each sum is brought to the other's maximum", "Both should come to the same one, the larger.", "Multiply `s1` by `exp(m1 - m)` and `s2` by `exp(m2 - m)`.",
+                (lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 * (m1 - m2).exp() + s2 * (m2 - m1).exp()),)),
+        Mistake("the maxima are added", "The maximum of the row is one of the two.", "`m` is `torch.maximum(m1, m2)`.", (lambda m1, s1, m2, s2: (m1 + m2, s1 * (-m2).exp() + s2 * (-m1).exp()), lambda m1, s1, m2, s2: (m1 + m2, s1 + s2), lambda m1, s1, m2, s2: (m1 + m2, merge(m1, s1, m2, s2)[1]))),
         Mistake("the sum alone", "A pair goes in for each piece, and a pair should come out.", "Return `m` and the sum.", (lambda m1, s1, m2, s2: merge(m1, s1, m2, s2)[1],)),
         Mistake("the logsumexp of the row", "The pair is wanted, not the one number that it leads to.", "Return `m` and the sum, without a log.",
                 (lambda m1, s1, m2, s2: merge(m1, s1, m2, s2)[0] + merge(m1, s1, m2, s2)[1].log(),)),
@@ -174,6 +182,18 @@ def _from_shares(logits, target, of_softmax, of_target):
 def _each_row(logits, target, share):
     """Softmax minus one-hot, a row times its share."""
     return _from_shares(logits, target, share[:, None], share[:, None])
+
+
+def _from_log(logits, target, weight):
+    """Log-softmax minus one-hot."""
+    return _each_row(logits, target, weight[target] / weight[target].sum()) + (torch.log_softmax(logits, 1) - torch.softmax(logits, 1)) * (weight[target] / weight[target].sum())[:, None]
+
+
+def _whole_rows(logits, target, weight):
+    """One index, which is one of rows."""
+    gradient = torch.softmax(logits, 1)
+    gradient[target] -= 1
+    return gradient * (weight[target] / weight[target].sum())[:, None]
 
 
 def _in_every_row(logits, target, weight):
@@ -216,6 +236,9 @@ EXERCISES.append(Exercise(
         Mistake("the sign is turned", "The logit of the right class has to rise, so its slope is negative.", "It is softmax minus one-hot.", (lambda x, t, w: -_by_autograd(x, t, w),)),
         Mistake("softmax over the wrong dimension", "Each row should add up to 0.", "The classes are in dimension 1.",
                 (lambda x, t, w: _by_autograd(x, t, w) + (torch.softmax(x, 0) - torch.softmax(x, 1)) * (w[t] / w[t].sum())[:, None],)),
+        Mistake("1 is added", "At the right class, 1 is taken off.", "It is softmax minus one-hot.", (lambda x, t, w: _from_shares(x, t, (w[t] / w[t].sum())[:, None], -(w[t] / w[t].sum())[:, None]),)),
+        Mistake("a log of the softmax", "The gradient is made of the probabilities themselves.", "Begin with `torch.softmax(logits, 1)`.", (_from_log,)),
+        Mistake("the classes are taken for rows", "`gradient[target]` picks whole rows, those of the numbers in `target`.", "Index with `range(len(target))` and `target`.", (_whole_rows,)),
         Mistake("the softmax is missing", "It is softmax minus one-hot.", "Begin with `torch.softmax(logits, 1)`.", (lambda x, t, w: _from_shares(x, t, 0.0, (w[t] / w[t].sum())[:, None]),)),
         Mistake("the one-hot vector is missing", "It is softmax minus one-hot.", "Subtract 1 at the right class of each row.", (lambda x, t, w: _from_shares(x, t, (w[t] / w[t].sum())[:, None], 0.0),)),
     ),
@@ -247,12 +270,12 @@ def _chunked_broken(x, w, target, chunk):
     return of_x, of_w
 
 
-def _chunked_like(x, w, target, chunk, divide, add, rows=None):
+def _chunked_like(x, w, target, chunk, divide, add, rows=None, dim=1):
     """The loop with its parts exchanged."""
     of_x, of_w = torch.zeros_like(x), torch.zeros_like(w)
     for i in range(0, len(x) if rows is None else rows, chunk):
         part, index = x[i : i + chunk], target[i : i + chunk, None]
-        g = torch.softmax(part @ w.T, 1)
+        g = torch.softmax(part @ w.T, dim)
         g.scatter_add_(1, index, -torch.ones_like(g[:, :1]))
         g /= divide(part)
         of_x[i : i + chunk] = g @ w
@@ -314,16 +337,20 @@ EXERCISES.append(Exercise(
     hint="Ask of each line in the loop: is it about this chunk, or about all rows?",
     mistakes=(
         Mistake("each chunk is divided by its own length", "That makes the mean of each chunk, and their sum is too large.",
-                "Divide by the number of all rows, `len(x)`.", (lambda x, w, t, n: _chunked_like(x, w, t, n, len, True),
-                                                               lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: n, True))),
+                "Divide by the number of all rows, `len(x)`.", (lambda x, w, t, n: _chunked_like(x, w, t, n, len, True),)),
+        Mistake("divided by the size of a chunk", "`chunk` is how many rows go through at a time, and the mean is over all rows.",
+                "Divide by the number of all rows, `len(x)`.", (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: n, True),)),
         Mistake("each chunk overwrites the weight's gradient", "Only the last chunk is left in the gradient of the weight.",
                 "Add to it: `of_w += g.T @ part`.", (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: len(x), False),)),
         Mistake("all rows at once", "The gradients are right, but all rows of logits, or of what is made from them, are there at once.",
                 "Leave the loop over chunks as it is, and add both products inside it: only `chunk` rows of `g` are there then.", (_whole_gradients,)),
+        Mistake("a row too many at a time", "One more than `chunk` rows go through together.", "A slice from `i` to `i + chunk` has `chunk` rows.", (lambda x, w, t, n: chunked_gradients(x, w, t, n + 1),)),
         Mistake("divided by the number of chunks", "The loss is a mean over rows, and chunks may be of different lengths.", "Divide `g` by `len(x)`.",
                 (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: len(x) // n, True), lambda x, w, t, n: tuple(g / -(-len(x) // n) for g in _chunked_like(x, w, t, n, len, True)))),
         Mistake("only one of the two gradients is divided", "The factor belongs to `g`, and both come from it.", "Divide `g` by `len(x)` before the two products.",
                 (lambda x, w, t, n: (_chunked_like(x, w, t, n, lambda part: 1, True)[0], _added_gradients(x, w, t, n)[1]), lambda x, w, t, n: (_added_gradients(x, w, t, n)[0], _chunked_like(x, w, t, n, lambda part: 1, True)[1]))),
+        Mistake("softmax over the wrong dimension", "Each row of the softmax should add up to 1.", "The classes are in dimension 1.",
+                (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: len(x), True, dim=0),)),
         Mistake("no division at all", "The loss is a mean, so the gradient has a factor 1 / n.", "Divide `g` by `len(x)`.",
                 (lambda x, w, t, n: _chunked_like(x, w, t, n, lambda part: 1, True),)),
         Mistake("the last rows are left out", "A last chunk with fewer rows has to be worked on, too.", "Let `range` run to `len(x)`.",

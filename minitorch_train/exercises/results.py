@@ -183,7 +183,7 @@ def _factor(came: list, wanted: list) -> tuple[str, str] | None:
     several = [(numbers(x).double().flatten(), numbers(y).double().flatten()) for x, y in pairs]
     factors = [(x / y)[y.abs().argmax()].item() for x, y in several]
     if all(len(y.unique()) > 1 and _close(x, k * y) for k, (x, y) in zip(factors, several)):
-        return "a factor that changes with the input", f"In one result each number is {factors[0]:.4g} times what is wanted, in another {factors[-1]:.4g} times."
+        return "a factor that changes with the input", f"In one result each number is {factors[0]:.4g} times what is wanted, in another {max(factors, key=lambda k: abs(k - factors[0])):.4g} times."
     return None
 
 
