@@ -199,7 +199,7 @@ def _fact(came: list, wanted: list) -> tuple[str, str] | None:
 # %% ../../nbs/exercises/results.ipynb #263ce167
 _ERRORS = (  # a name, a hint, and what the type and the text of such errors hold
     ("two shapes do not fit", "Print the shapes of what meets on that line.",
-     r"shapes? .* (cannot be multiplied|is invalid)|size of tensor|must match|[Ss]ize mismatch|shape mismatch|inconsistent tensor|not broadcastable|[Ee]xpected size|output with shape|same number of dimensions"),
+     r"shapes? (.* )?(cannot be multiplied|is invalid)|size of tensor|must match|[Ss]ize mismatch|shape mismatch|inconsistent tensor|not broadcastable|[Ee]xpected size|output with shape|same number of dimensions"),
     ("a dimension that is not there", "Some input has fewer dimensions. A dimension counted from the end, such as -1, is always there.", r"Dimension out of range|must be at least|too many indices"),
     ("an index that is out of range", "Print the index and the size that it has to be below. The first index is 0.", r"^IndexError|out of bounds|out of range"),
     ("a name that is not defined", "Look for a typing error, or for a name that gets its value only later.", r"^(NameError|UnboundLocalError)"),
