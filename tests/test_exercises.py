@@ -898,6 +898,52 @@ def row_by_row(x, w, target, chunk):
     return ALL["13.4"].solution(x, w, target, 1)
 
 
+def with_an_update(dout, x, weight):
+    dx, dw, db = ALL["06.2"].solution(dout, x, weight)
+    weight -= dw
+    return dx, dw, db
+
+
+def left_in_grad(logits, target):
+    mt.cross_entropy(logits.requires_grad_(), target).backward()
+    return logits.grad
+
+
+def parameters_once(found):
+    """Each object that `found` holds and that asks for a gradient, in whatever it lies."""
+    values = found.values() if isinstance(found, dict) else found
+    parts = [list(parameters_once(value)) if isinstance(value, (dict, list)) else [value] for value in values]
+    return dict.fromkeys(p for part in parts for p in part if getattr(p, "requires_grad", False))
+
+
+def only_parameters(found):
+    """The keys of a dictionary in place of a list."""
+    values = found.values() if isinstance(found, dict) else found
+    parts = [list(only_parameters(value)) if isinstance(value, (dict, list)) else [value] for value in values]
+    return dict.fromkeys(p for part in parts for p in part if isinstance(p, nn.Parameter)).keys()
+
+
+class UpToTheFirstWithout(ALL["08.2"].solution):
+    def step(self):
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.grad is None:
+                        break
+                    p.mul_(1 - group["lr"] * self.decay)
+        mt.Adam.step(self)
+
+
+class ForAGradientAboveOrBelow0(ALL["08.2"].solution):
+    def step(self):
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.grad is not None and p.grad.any():
+                        p.mul_(1 - group["lr"] * self.decay)
+        mt.Adam.step(self)
+
+
 REFUSED = {
     "00.2": [lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, atol=atol), lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, rtol=rtol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and ALL["00.2"].solution(a.flatten(), b.flatten(), rtol, atol)],
@@ -907,9 +953,12 @@ REFUSED = {
     "04.3": [one_maximum],
     "04.4": [by_autograd],
     "04.5": [F.nll_loss, lambda logp, target: mt.nll(logp, target)],
-    "05.2": [lambda out, yb: 1 - (out.argmax(1) - yb).abs().float().mean()],
+    "05.2": [lambda out, yb: 1 - (out.argmax(1) - yb).abs().float().mean(), lambda out, yb: (out.softmax(1)[range(len(yb)), yb] > 0.5).double().mean()],
     "05.4": [lambda x, y, bs: [(xb, xb) for xb in x.split(bs)], lambda x, y, bs: list(zip(y.split(bs), x.split(bs)))],
+    "06.2": [with_an_update],
     "07.2": [nesterov_in_place],
+    "07.3": [lambda found: list(parameters_once(found))],
+    "08.2": [UpToTheFirstWithout, ForAGradientAboveOrBelow0],
     "09.1": [lambda n, bs, seed: [b + 1 for b in ALL["09.1"].solution(n, bs, seed)], lambda n, bs, seed: [2 * b for b in ALL["09.1"].solution(n, bs, seed)],
              lambda n, bs, seed: list(torch.arange(n).roll(seed).split(bs)), lambda n, bs, seed: [b.float() for b in ALL["09.1"].solution(n, bs, seed)],
              lambda n, bs, seed: [b[torch.randperm(len(b), generator=torch.Generator().manual_seed(seed))] for b in torch.arange(n).split(bs)]],
@@ -923,7 +972,7 @@ REFUSED = {
     "13.3": [lambda logits, target, weight: len(target) / weight[target].sum() * by_autograd(logits * 1.0, target) * weight[target][:, None],
              lambda logits, target, weight: torch.func.grad(lambda x: F.cross_entropy(x, target, weight))(logits)],
     "13.4": [whole_by_autograd, all_kept, lambda x, w, target, chunk: ALL["13.4"].solution(x, w, target, chunk + 1)],
-    "06.4": [in_place],
+    "06.4": [in_place, left_in_grad],
 }
 
 
@@ -980,3 +1029,25 @@ def test_a_loss_kept_without_its_graph_is_right(keep):
 @pytest.mark.parametrize("id, answer, name", [("11.1", order_by_the_seed, "seeded anew"), ("11.3", numbers_go_on, "the order is seeded anew")])
 def test_the_seed_in_a_state_is_not_the_state(id, answer, name):
     assert judge(ALL[id], answer).mistake.name == name
+
+
+@pytest.mark.parametrize("id, answer, name", [
+    ("05.2", lambda out, yb: float((out.argmax(1) == yb).all()), "0, as soon as one row is wrong"),
+    ("05.4", lambda x, y, bs: [(x[i : i + bs], y[i : i + bs]) for i in range(0, len(x) - bs, bs)], "the last batch dropped"),
+    ("06.2", lambda dout, x, weight: (dout @ weight, dout.T @ x / len(dout), dout.sum(0)), "divided by the number of rows"),
+    ("06.2", lambda dout, x, weight: (dout @ weight, dout.T @ x, dout.sum()), "the bias's gradient is not summed over the rows alone"),
+    ("06.2", lambda dout, x, weight: (dout @ weight, dout @ x, dout.sum(0)), "two shapes do not fit"),
+    ("06.3", lambda dh, h: dh * (h < 0), "nothing passes"),
+    ("07.1", 0.1 * -0.561, "a factor of 0.1 too many"),
+    ("07.3", lambda found: {name: p for name, p in found.items() if isinstance(p, nn.Parameter)}, "a dictionary in place of a list"),
+    ("08.1", 1.2e-8, "the gradient is larger than eps"),
+    ("08.2", ForAGradientAboveOrBelow0, "a gradient of 0 is taken for none"),
+    ("08.3", lambda step, steps, lr: [lr * (1 - abs(2 * i / (steps - 1) - 1)) for i in range(steps)], "the rates of all steps"),
+    ("08.3", lambda step, steps, lr: lr * min(step, steps - 1 - step) / ((steps - 1) // 2), "the middle is rounded to a step")])
+def test_the_name_is_true_of_the_answer(id, answer, name):
+    assert judge(ALL[id], answer).mistake.name == name
+
+
+@pytest.mark.parametrize("id, answer", [("07.3", only_parameters), ("08.1", tensor(5e-9)), ("08.1", tensor([5e-9])), ("08.1", Fraction(1, 10**9)), ("08.1", np.float32(5e-9))])
+def test_what_is_right_in_an_unusual_type_passes(id, answer):
+    assert judge(ALL[id], answer).status == "solved"
