@@ -145,7 +145,7 @@ _RELATIONS = (  # a name, a hint, and whether it holds between a wrong result an
     ("1 minus what is wanted", "Take what came off 1, and it is right.", _of_numbers(lambda a, b: _close(a, 1 - b))),
     ("the signs are lost", "Every number came without its sign.", _of_numbers(lambda a, b: _close(a, b.abs()))),
     ("what is below 0 is cut off", "Where a number below 0 is wanted, 0 came.", _of_numbers(lambda a, b: _close(a, b.clamp(min=0)))),
-    ("rounded to whole numbers", "Whole numbers came, and fractions are wanted.", _of_numbers(lambda a, b: _close(a, b.round()) or _close(a, b.floor()) or _close(a, b.ceil()))),
+    ("whole numbers in the place of fractions", "Whole numbers came, and fractions are wanted.", _of_numbers(lambda a, b: _close(a, b.round()) or _close(a, b.floor()) or _close(a, b.ceil()))),
 )
 
 # %% ../../nbs/exercises/results.ipynb #9f5ce93f
