@@ -81,7 +81,7 @@ _linear = Exercise(
                  lambda dout, x, weight: (dout @ weight, x, dout.sum(0)), lambda dout, x, weight: (dout @ weight, x, torch.ones(len(weight))))),
         Mistake("divided by the number of rows", "The 1/n of a mean loss is already in `dout`.", "Leave the division out.",
                 (lambda dout, x, weight: (dout @ weight / len(x), dout.T @ x / len(x), dout.mean(0)), lambda dout, x, weight: (dout @ weight, dout.T @ x / len(x), dout.mean(0)),
-                 lambda dout, x, weight: (dout @ weight, dout.T @ x / len(x), dout.sum(0)))),
+                 lambda dout, x, weight: (dout @ weight, dout.T @ x / len(x), dout.sum(0)), lambda dout, x, weight: (dout @ weight / len(x), dout.T @ x, dout.sum(0)))),
         Mistake("the weight is updated as well", "The gradients are right, and `weight` has changed: `-=` works in place.", "Leave the update out: only the gradients are asked for.",
                 (_with_an_update,)),
         Mistake("the bias's gradient is a mean", "The 1/n of a mean loss is already in `dout`.", "Add, do not average: `dout.sum(0)`.",
@@ -104,7 +104,7 @@ def relu_backward(dh, h):
 _relu = Exercise(
     id="06.3", title="a mask from the wrong tensor", kind="repair",
     statement="`relu_backward(dh, h)` should give the gradient before ReLU, from the gradient `dh` behind it and the result `h` of ReLU. Repair it.",
-    cases=((tensor([[-1.0, 2.0]]), tensor([[3.0, 0.0]])), (tensor([[-1.0, 2.0, 0.5], [4.0, -5.0, 6.0]]), tensor([[3.0, 0.0, 2.0], [0.0, 0.0, 1.0]]))),
+    cases=((tensor([[-1.0, 2.0]]), tensor([[3.0, 0.0]])), (tensor([[-1.0, 2.0, 7.0], [4.0, -5.0, 6.0]]), tensor([[3.0, 0.0, 0.25], [0.0, 0.0, 1.0]]))),
     reference=lambda dh, h: torch.where(h > 0, dh, 0.0), solution=relu_backward, given=_mask_from_behind,
     explanation="ReLU lets a change through where its result is above 0, whatever the sign of what comes back.",
     notice=lambda answer: "A negative gradient passes where h is above 0.",
@@ -147,6 +147,11 @@ def _in_whole_columns(logits, target):
     return d / len(target)
 
 
+def _shifted_in_place(logits, target):
+    logits -= logits.max(1, keepdim=True).values
+    return loss_backward(logits, target)
+
+
 def _left_in_grad(logits, target):
     cross_entropy(logits.requires_grad_(), target).backward()
     return logits.grad
@@ -163,7 +168,7 @@ _loss = Exercise(
     statement="Write `loss_backward(logits, target)`: the gradient of `cross_entropy(logits, target)`, the mean over the rows, with respect to "
               "`logits`. Leave `logits` as it is.",
     cases=((tensor([[0.0, 0.0]]), tensor([1])), (tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), tensor([0, 2])),
-           (tensor([[1000.0, 0.0, 999.0], [0.0, 0.0, 0.0]]), tensor([2, 0]))),
+           (tensor([[1000.0, 0.0, 999.0], [0.0, 0.0, 0.0], [1.0, 3.0, 2.0]]), tensor([2, 0, 1]))),
     reference=_grad_of_loss, solution=loss_backward, observe=_kept_twice,
     explanation="The gradient of one row is its softmax, less 1 at the right class. The mean divides by the number of rows.",
     notice=lambda answer: "Each row of it adds up to 0: what the right class gains, the others lose.",
@@ -185,6 +190,8 @@ _loss = Exercise(
         Mistake("the class number is subtracted", "A class is a place in its row, and 1 is taken off there.", "Take 1 off at `d[range(len(target)), target]`.",
                 (lambda logits, target: (softmax(logits) - target[:, None]) / len(target),)),
         Mistake("the loss itself", "The gradient has a number for each logit.", "It is `softmax - one_hot`, divided by `len(target)`.", (cross_entropy,)),
+        Mistake("logits are changed", "The gradient is right, and `logits` holds other numbers afterwards: `-=`, `/=` and `copy_` work in place.", "Make a new tensor: `softmax(logits)` is one.",
+                (_shifted_in_place, lambda logits, target: logits.copy_(loss_backward(logits, target)))),
         Mistake("a gradient left in logits", "Called once more, it adds to the `.grad` that the first call left behind.", "Leave `logits` as it is: work on `softmax(logits)`.", (_left_in_grad,)),
         Mistake("the one-hot part is added", "Raising the right class lowers the loss.", "Subtract 1 at the right class.", (lambda logits, target: (softmax(logits) + _one_hot(logits, target)) / len(target),)),
         Mistake("the rows averaged away", "Each row has its own gradient.", "Divide by `len(target)`, and do not add the rows up.", (lambda logits, target: (softmax(logits) - _one_hot(logits, target)).mean(0),)),
