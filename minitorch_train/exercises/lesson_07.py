@@ -107,6 +107,7 @@ EXERCISES.append(Exercise(
                 (lambda p, g, v, lr, mu: (p - lr * (g + mu * v + g), mu * v + g),)),
         Mistake("this is a plain step", "The running sum has no part in it.", "The sum is `mu * v + g`, and the move is `g + mu * v` with the new `v`.",
                 (lambda p, g, v, lr, mu: (p - lr * g, v), lambda p, g, v, lr, mu: (p - lr * g, mu * v + g))),
+        Mistake("the weight has not moved", "The new sum came, and the old weight.", "Return `p` less `lr` times the move.", (lambda p, g, v, lr, mu: (p, mu * v + g),)),
         Mistake("the move comes back", "The new weight and the new sum are wanted.", "Return `p` less `lr` times the move, and the sum `mu * v + g`.",
                 (lambda p, g, v, lr, mu: (nesterov_step(p, g, v, lr, mu)[0], g + mu * (mu * v + g)), lambda p, g, v, lr, mu: (lr * (g + mu * (mu * v + g)), mu * v + g))),
         Mistake("an argument is changed in place", "The numbers are right, and a tensor that was handed over holds others now: `+=`, `-=`, `*=` and `add_` change it itself.",
@@ -164,11 +165,15 @@ def _numbers_once_in_each(found):
     return [p for part in parts for p in (part if isinstance(part, list) else [part]) if isinstance(part, list) or any(p is q for q in alone)]
 
 
-def _to_the_first_inside(found):
-    """What stands before the first dictionary or list is lost, and what stands after it."""
-    values = found.values() if isinstance(found, dict) else found
-    inside = next((value for value in values if isinstance(value, (dict, list))), None)
-    return _once(value for value in values if isinstance(value, nn.Parameter)) if inside is None else _to_the_first_inside(inside)
+def _to_the_first_inside(found, before=False):
+    """What stands after the first dictionary or list is lost, and what stands before it, unless it is kept."""
+    parameters = []
+    for value in found.values() if isinstance(found, dict) else found:
+        if isinstance(value, nn.Parameter):
+            parameters.append(value)
+        elif isinstance(value, (dict, list)):
+            return parameters * before + _to_the_first_inside(value, before)
+    return parameters
 
 
 def _lists_laid_open(found):
@@ -177,9 +182,9 @@ def _lists_laid_open(found):
     return _once(p for part in parts for p in part if isinstance(p, nn.Parameter))
 
 
-def _asking(found):
-    """Each tensor that asks for a gradient."""
-    return [p for p in _once(_walk(found, is_one=torch.Tensor)) if p.requires_grad]
+def _asking(found, kind=torch.Tensor):
+    """Each tensor that asks for a gradient, or each parameter that does."""
+    return [p for p in _once(_walk(found, is_one=kind)) if p.requires_grad]
 
 
 def _top(found):
@@ -234,6 +239,7 @@ EXERCISES.append(Exercise(
         ({"layers": [_parameter(1.0), _parameter(2.0)], "scale": _parameter(3.0)},),
         ({"inner": {"weight": _parameter(1.0), "bias": _parameter(1.0)}, "mean": tensor([4.0])},),
         ({"frozen": nn.Parameter(tensor([6.0]), requires_grad=False), "asks": tensor([7.0], requires_grad=True)},),
+        ({"layers": [_parameter(float(i)) for i in range(20)]},),  # so many that a set mixes them
         ({"first": _TIED, "layers": [{"weight": _parameter(3.0)}, [{"weight": _TIED, "name": "last"}, _parameter(5.0)]]},),
         ({"name": "empty", "layers": []},),
     ),
@@ -250,13 +256,13 @@ EXERCISES.append(Exercise(
         Mistake("dictionaries inside are passed over", "A value may be a dictionary like the whole.",
                 "For a dictionary, call `find_parameters` again, and add what it finds.", (lambda found: _once(_walk(found.values(), kinds=list)), _lists_laid_open)),
         Mistake("the search ends inside", "What stands after a dictionary or a list is not reached: `return` ends the loop.",
-                "Add what lies inside to the list, and return the list after the loop.", (_to_the_first_inside,)),
+                "Add what lies inside to the list, and return the list after the loop.", (_to_the_first_inside, partial(_to_the_first_inside, before=True))),
         Mistake("the search ends one level down", "A list may hold lists and dictionaries.",
                 "Let the function call itself, so that it goes down as far as there is something.", (_one_level,)),
         Mistake("a tensor is taken for a parameter", "Look at `mean`, which is a tensor and nothing to be learned.",
                 "Ask for `isinstance(value, nn.Parameter)`.", (lambda found: _once(_walk(found, is_one=torch.Tensor)),)),
-        Mistake("what asks for a gradient is taken for a parameter", "A tensor may ask for a gradient and be none, and a parameter may ask for no gradient.",
-                "Ask for `isinstance(value, nn.Parameter)`.", (_asking,)),
+        Mistake("it goes by `requires_grad`", "A tensor may ask for a gradient and be none, and a parameter may ask for no gradient.",
+                "Ask for `isinstance(value, nn.Parameter)` alone.", (_asking, partial(_asking, kind=nn.Parameter))),
         Mistake("a dictionary in place of a list", "One flat list is wanted, without the names.", "Begin with `[]`, and append each parameter.",
                 (lambda found: {name: value for name, value in found.items() if isinstance(value, nn.Parameter)},)),
         Mistake("a parameter is listed twice", "One parameter stands in two places of the last but one input.",
