@@ -935,6 +935,52 @@ def labelled(logp, target):
     return -logp[target != -100].gather(1, target[target != -100, None])
 
 
+def with_an_update(dout, x, weight):
+    dx, dw, db = ALL["06.2"].solution(dout, x, weight)
+    weight -= dw
+    return dx, dw, db
+
+
+def left_in_grad(logits, target):
+    mt.cross_entropy(logits.requires_grad_(), target).backward()
+    return logits.grad
+
+
+def parameters_once(found):
+    """Each object that `found` holds and that asks for a gradient, in whatever it lies."""
+    values = found.values() if isinstance(found, dict) else found
+    parts = [list(parameters_once(value)) if isinstance(value, (dict, list)) else [value] for value in values]
+    return dict.fromkeys(p for part in parts for p in part if getattr(p, "requires_grad", False))
+
+
+def only_parameters(found):
+    """The keys of a dictionary in place of a list."""
+    values = found.values() if isinstance(found, dict) else found
+    parts = [list(only_parameters(value)) if isinstance(value, (dict, list)) else [value] for value in values]
+    return dict.fromkeys(p for part in parts for p in part if isinstance(p, nn.Parameter)).keys()
+
+
+class UpToTheFirstWithout(ALL["08.2"].solution):
+    def step(self):
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.grad is None:
+                        break
+                    p.mul_(1 - group["lr"] * self.decay)
+        mt.Adam.step(self)
+
+
+class ForAGradientAboveOrBelow0(ALL["08.2"].solution):
+    def step(self):
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.grad is not None and p.grad.any():
+                        p.mul_(1 - group["lr"] * self.decay)
+        mt.Adam.step(self)
+
+
 REFUSED = {
     "00.2": [lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, atol=atol), lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, rtol=rtol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and ALL["00.2"].solution(a.flatten(), b.flatten(), rtol, atol),
@@ -949,9 +995,14 @@ REFUSED = {
     "04.4": [by_autograd],
     "04.5": [F.nll_loss, lambda logp, target: mt.nll(logp, target), lambda logp, target: labelled(logp, target).sum() / max((target == -100).sum(), 1),
              lambda logp, target: labelled(logp, target)[labelled(logp, target) != 0].mean()],
-    "05.2": [lambda out, yb: 1 - (out.argmax(1) - yb).abs().float().mean()],
+    "05.2": [lambda out, yb: 1 - (out.argmax(1) - yb).abs().float().mean(), lambda out, yb: (out.softmax(1)[range(len(yb)), yb] > 0.5).double().mean(),
+             lambda out, yb: (out.argmax(1).sort().values == yb.sort().values).double().mean(), lambda out, yb: torch.stack([(out.argmax(1) == yb)[yb == c].double().mean() for c in yb.unique()]).mean()],
     "05.4": [lambda x, y, bs: [(xb, xb) for xb in x.split(bs)], lambda x, y, bs: list(zip(y.split(bs), x.split(bs)))],
+    "06.2": [with_an_update],
+    "06.3": [lambda dh, h: dh * h.clamp(max=1), lambda dh, h: dh * (h >= 1)],
     "07.2": [nesterov_in_place],
+    "07.3": [lambda found: list(parameters_once(found)), lambda found: list(set(only_parameters(found)))],
+    "08.2": [UpToTheFirstWithout, ForAGradientAboveOrBelow0],
     "09.1": [lambda n, bs, seed: [b + 1 for b in ALL["09.1"].solution(n, bs, seed)], lambda n, bs, seed: [2 * b for b in ALL["09.1"].solution(n, bs, seed)],
              lambda n, bs, seed: list(torch.arange(n).roll(seed).split(bs)), lambda n, bs, seed: [b.float() for b in ALL["09.1"].solution(n, bs, seed)],
              lambda n, bs, seed: [b[torch.randperm(len(b), generator=torch.Generator().manual_seed(seed))] for b in torch.arange(n).split(bs)],
@@ -967,7 +1018,7 @@ REFUSED = {
     "13.3": [lambda logits, target, weight: len(target) / weight[target].sum() * by_autograd(logits * 1.0, target) * weight[target][:, None],
              lambda logits, target, weight: torch.func.grad(lambda x: F.cross_entropy(x, target, weight))(logits)],
     "13.4": [whole_by_autograd, all_kept, lambda x, w, target, chunk: ALL["13.4"].solution(x, w, target, chunk + 1)],
-    "06.4": [in_place],
+    "06.4": [in_place, left_in_grad, lambda logits, target: (mt.softmax(logits) - F.one_hot(target, logits.shape[1])) / (logits.shape[1] - 1)],
 }
 
 
@@ -1068,7 +1119,20 @@ WHOLE = ("write", "part"), ("sync", "part"), ("rename", "part", "name")
     ("11.2", disk_calls(("write", "part"), ("rename", "part", "name"), ("sync", "part")), "not on the disk when it gets its name"),
     ("13.3", lambda logits, target, weight: len(target) * by_autograd(logits, target), "no weights"),
     ("13.4", divided_by_chunk, "divided by the size of a chunk"),
-])
+    ("05.2", lambda out, yb: float((out.argmax(1) == yb).all()), "0, as soon as one row is wrong"),
+    ("05.4", lambda x, y, bs: [(x[i : i + bs], y[i : i + bs]) for i in range(0, len(x) - bs, bs)], "the last batch dropped"),
+    ("06.2", lambda dout, x, weight: (dout @ weight, dout.T @ x / len(dout), dout.sum(0)), "divided by the number of rows"),
+    ("06.2", lambda dout, x, weight: (dout @ weight / len(dout), dout.T @ x, dout.sum(0)), "divided by the number of rows"),
+    ("06.2", lambda dout, x, weight: (dout @ weight, dout.T @ x, dout.sum()), "the bias's gradient is not summed over the rows alone"),
+    ("06.2", lambda dout, x, weight: (dout @ weight, dout @ x, dout.sum(0)), "two shapes do not fit"),
+    ("06.3", lambda dh, h: dh * (h < 0), "nothing passes"),
+    ("07.1", 0.1 * -0.561, "a factor of 0.1 too many"),
+    ("07.2", lambda p, g, v, lr, mu: (p, mu * v + g), "the weight has not moved"),
+    ("07.3", lambda found: {name: p for name, p in found.items() if isinstance(p, nn.Parameter)}, "a dictionary in place of a list"),
+    ("08.1", 1.2e-8, "the gradient is larger than eps"),
+    ("08.2", ForAGradientAboveOrBelow0, "a gradient of 0 is taken for none"),
+    ("08.3", lambda step, steps, lr: [lr * (1 - abs(2 * i / (steps - 1) - 1)) for i in range(steps)], "the rates of all steps"),
+    ("08.3", lambda step, steps, lr: lr * min(step, steps - 1 - step) / ((steps - 1) // 2), "the middle is rounded to a step")])
 def test_the_name_is_true_of_the_answer(id, answer, name):
     assert judge(ALL[id], answer).mistake.name == name
 
@@ -1082,3 +1146,8 @@ def test_the_names_of_a_learners_files_make_no_difference():
     """What is left over, and the error for a file that is not there, are told without its name."""
     verdict = judge(ALL["11.2"], disk_calls(("write", "part"), ("sync", "part")))
     assert verdict.mistake.name == "never renamed" and "came     ['old'] (what a power cut" in verdict.lines[2]
+
+
+@pytest.mark.parametrize("id, answer", [("07.3", only_parameters), ("08.1", tensor(5e-9)), ("08.1", tensor([5e-9])), ("08.1", Fraction(1, 10**9)), ("08.1", np.float32(5e-9))])
+def test_what_is_right_in_an_unusual_type_passes(id, answer):
+    assert judge(ALL[id], answer).status == "solved"

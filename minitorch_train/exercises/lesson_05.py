@@ -30,6 +30,7 @@ _last = Exercise(
                 ((50_000 / 60, 20), (833.33, 20), (833.3, 20))),
         Mistake("nothing in the last batch", "If it had no rows, it would not be there.", "What is 50,000 minus 833 times 60?", ((833, 0), (834, 0))),
         Mistake("the numbers in the other order", "The number of batches comes first.", "Swap them.", ((20, 834),)),
+        Mistake("the numbers of another batch size", "With 64 rows in a batch, as in the lesson, it is so.", "Divide 50,000 by 60.", ((782, 16), (781, 16))),
         Mistake("one number of two", "Two numbers are asked: how many batches, and how many rows in the last.", "Give both, in parentheses with a comma between them.", (834, 20, 833)),
     ),
 )
@@ -43,7 +44,8 @@ _accuracy = Exercise(
     id="05.2", title="accuracy", kind="write",
     statement="Write `my_accuracy(out, yb)`: the share, from 0 to 1, of the rows of `out` whose largest score is at the class in `yb`.",
     cases=((tensor([[0.0, 3.0]]), tensor([1])), (tensor([[0.0, 3.0], [1.0, 4.0]]), tensor([1, 0])),
-           (tensor([[1.0, 0.0, 7.0], [5.0, 6.0, 6.5], [0.0, 1.0, 0.5], [2.0, 1.0, 0.0]]), tensor([2, 2, 1, 1])), (tensor([[5.0, 1.0, 0.0, 2.0]] * 3), tensor([0, 3, 2]))),
+           (tensor([[1.0, 0.0, 7.0], [6.0, 6.2, 6.5], [0.0, 1.0, 0.5], [2.0, 1.0, 0.0]]), tensor([2, 2, 1, 1])), (tensor([[5.0, 1.0, 0.0, 2.0]] * 3), tensor([0, 3, 2])),
+           (tensor([[2.0, 1.0], [1.0, 3.0], [0.0, 1.0]]), tensor([1, 0, 1]))),
     reference=lambda out, yb: (out.max(1).indices == yb).double().mean(), solution=my_accuracy,
     explanation="`argmax(1)` is the network's answer for each row; the mean of right and wrong, as 1 and 0, is the share.",
     notice=lambda answer: "It does not change when all scores of a row are doubled: only their order counts.",
@@ -61,10 +63,13 @@ _accuracy = Exercise(
                 (lambda out, yb: (out.argmax(1) == yb).float().mean() * 100,)),
         Mistake("right or wrong for each row", "One number is asked.", "Take the mean of right and wrong, as 1 and 0.",
                 (lambda out, yb: out.argmax(1) == yb,)),
-        Mistake("a quotient rounded down", "`//` keeps whole numbers only.", "Divide with `/`, or take the mean of 1 and 0.",
+        Mistake("0, as soon as one row is wrong", "A share may lie between 0 and 1. `//` rounds it down, and `all` asks for every row.", "Divide with `/`, or take the mean of 1 and 0.",
                 (lambda out, yb: (out.argmax(1) == yb).sum() // len(yb),)),
         Mistake("divided by the number of scores", "A row counts once, however many scores it has.", "Divide by `len(yb)`.",
-                (lambda out, yb: (out.argmax(1) == yb).sum() / out.numel(),)),
+                (lambda out, yb: (out.argmax(1) == yb).sum() / out.numel(), lambda out, yb: (out.argmax(1) == yb).sum() / out.shape[1])),
+        Mistake("how high the right class scores", "Only whether it is the highest of its row counts, not how high it is.", "Begin with `argmax(1)`.",
+                (lambda out, yb: out.softmax(1)[range(len(yb)), yb].mean(), lambda out, yb: out[range(len(yb)), yb].mean(),
+                 lambda out, yb: (out[range(len(yb)), yb] > 0.5).float().mean(), lambda out, yb: (out.softmax(1)[range(len(yb)), yb] > 0.5).float().mean())),
         Mistake("a dimension too many, so that it broadcasts", "Every answer is compared with every target, n times n of them.",
                 "Use `argmax(1)` without keepdim: shape [n], as yb has.", (lambda out, yb: (out.argmax(1, keepdim=True) == yb).float().mean(),)),
         Mistake("scores compared with classes", "`max` gives scores, not places.", "Use `argmax`, or the indices that `max(1)` returns.",
@@ -126,6 +131,14 @@ def _variant(factor=lambda lr: -lr, zero=True, biases=True, reduction="mean", gu
     return step
 
 
+def _last_cleared(model, xb, yb, lr):
+    torch_F.cross_entropy(model(xb), yb).backward()
+    with torch.no_grad():
+        for p in model.parameters():
+            p -= lr * p.grad
+        p.grad.zero_()
+
+
 def _without_backward(model, xb, yb, lr):
     torch_F.cross_entropy(model(xb), yb)
     with torch.no_grad():
@@ -143,7 +156,7 @@ _step = Exercise(
     statement="Write `my_step(model, xb, yb, lr)`: the loss `cross_entropy(model(xb), yb)`, its gradients, the update of every parameter of "
               "`model.parameters()` in place, and gradients that are ready for the next step. The model may be one without `.layers`.",
     cases=((_linear(), _x, _y, 0.5), (_linear(), _x, _y, 0.1)), observe=_after_two_steps,
-    reference=_by_definition, solution=my_step,
+    reference=_by_definition, solution=my_step, limit=10.0,  # PyTorch's optimizers, when one is used first, take seconds to load
     explanation="Predict, loss, gradient, update; then the gradients go back to zero, because `backward` adds to them.",
     notice=lambda answer: "Two steps were made and compared, so that a gradient left over from the first would have shown.",
     hint="Name the four steps of lesson 05 and find each of them in your function. What does `backward` do to a gradient that is there already?",
@@ -167,6 +180,9 @@ _step = Exercise(
         Mistake("divided by the number of rows twice", "The step is too short by the number of rows.", "The loss is a mean already: leave the division out.",
                 (_variant(lambda lr: -lr / len(_x)),)),
         Mistake("the learning rate left out", "The step is the whole gradient.", "Multiply the gradient by `lr`.", (_variant(lambda lr: -1),)),
+        Mistake("the same learning rate always", "The step does not change with `lr`.", "Multiply the gradient by `lr`, the argument.",
+                (_variant(lambda lr: -0.5), _variant(lambda lr: -0.1))),
+        Mistake("only the last gradient set to zero", "`backward` adds to the gradients of the other parameters.", "Put `p.grad.zero_()` into the loop.", (_last_cleared,)),
     ),
 )
 
@@ -182,6 +198,10 @@ def _listed(answer, x, y, bs):
     return None if found is None else [tuple(batch) for batch in found]
 
 
+def _mixed(x, y, bs):
+    return [(x[rows], y[rows]) for rows in torch.randperm(len(x)).split(bs)]
+
+
 _batches = Exercise(
     id="05.4", title="batches", kind="write",
     statement="Write `batches(x, y, bs)`: it yields, or returns in a list, the pairs `(xb, yb)` of `bs` rows in order, and at the end one with the rows that are left, if any are.",
@@ -191,9 +211,10 @@ _batches = Exercise(
     notice=lambda answer: f"For 50,000 rows and bs=64 it gives {len(list(answer(torch.zeros(50_000), torch.zeros(50_000), 64)))} batches.",
     hint="At which row does each batch begin, and at which does the next one begin?",
     mistakes=(
-        Mistake("the last batch dropped", "The rows that do not fill a batch are missing.", "Go on while there are rows: `range(0, len(x), bs)`.",
+        Mistake("the last batch dropped", "Rows at the end are missing.", "Go on while there are rows: `range(0, len(x), bs)`.",
                 (lambda x, y, bs: [(x[i * bs : i * bs + bs], y[i * bs : i * bs + bs]) for i in range(len(x) // bs)],
-                 lambda x, y, bs: [(x[i : i + bs], y[i : i + bs]) for i in range(0, len(x) - bs + 1, bs)])),
+                 lambda x, y, bs: [(x[i : i + bs], y[i : i + bs]) for i in range(0, len(x) - bs + 1, bs)],
+                 lambda x, y, bs: [(x[i : i + bs], y[i : i + bs]) for i in range(0, len(x) - bs, bs)])),
         Mistake("the batches overlap", "Each begins one row after the one before.", "Step by `bs`: `range(0, len(x), bs)`.",
                 (lambda x, y, bs: [(x[i : i + bs], y[i : i + bs]) for i in range(len(x))],)),
         Mistake("an empty batch at the end", "When bs divides the number of rows, nothing is left.", "Stop before `len(x)`: `range(0, len(x), bs)`.",
@@ -210,7 +231,13 @@ _batches = Exercise(
         Mistake("the first row left out", "The rows are counted from 0.", "Begin at 0: `range(0, len(x), bs)`.",
                 (lambda x, y, bs: [(x[i : i + bs], y[i : i + bs]) for i in range(1, len(x), bs)],)),
         Mistake("only the inputs", "The targets of a batch belong to it.", "Yield the pair `x[i : i + bs], y[i : i + bs]`.",
-                (lambda x, y, bs: [x[i : i + bs] for i in range(0, len(x), bs)],)),
+                (lambda x, y, bs: [x[i : i + bs] for i in range(0, len(x), bs)], lambda x, y, bs: [(xb, xb) for xb in x.split(bs)])),
+        Mistake("one list for x and one for y", "A pair is wanted for each batch: rows of x with their rows of y.", "Go through both at once, with one `i`, or with `zip`.",
+                (lambda x, y, bs: (x.split(bs), y.split(bs)),)),
+        Mistake("bs batches", "`bs` is the number of rows in a batch, not the number of batches.", "Take rows `i` to `i + bs`, for `i` in `range(0, len(x), bs)`.",
+                (lambda x, y, bs: list(zip(x.chunk(bs), y.chunk(bs))), lambda x, y, bs: [(x[i::bs], y[i::bs]) for i in range(bs)])),
+        Mistake("single rows", "A batch has `bs` rows, or those that are left.", "Slice: `x[i : i + bs]`.", (lambda x, y, bs: list(zip(x, y)),)),
+        Mistake("the rows are mixed", "The batches should hold the rows in the order in which they stand.", "Leave the random numbers out.", (_mixed,)),
         Mistake("the targets are not cut", "Each xb comes with all of y.", "Slice y as you slice x.", (lambda x, y, bs: [(x[i : i + bs], y) for i in range(0, len(x), bs)],)),
         Mistake("a row short", "A slice ends before its second number.", "Take `x[i : i + bs]`.",
                 (lambda x, y, bs: [(x[i : i + bs - 1], y[i : i + bs - 1]) for i in range(0, len(x), bs)],)),

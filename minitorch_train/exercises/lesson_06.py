@@ -10,6 +10,7 @@ import torch
 from torch import tensor
 
 from minitorch_train.exercises import Exercise, Mistake, kept, value
+from minitorch_train.exercises.results import settled
 from minitorch_train.functional import cross_entropy, softmax
 
 # %% ../../nbs/exercises/lesson_06.ipynb #7102f7f1
@@ -44,15 +45,21 @@ def _by_autograd(dout, x, weight):
     return torch.autograd.grad(x @ weight.T + bias, (x, weight, bias), dout)
 
 
+def _with_an_update(dout, x, weight):
+    gradients = linear_backward(dout, x, weight)
+    weight -= gradients[1]
+    return gradients
+
+
 _linear = Exercise(
     id="06.2", title="backwards through a linear layer", kind="write",
     statement="A layer computes `out = x @ weight.T + bias`. Write `linear_backward(dout, x, weight)`: from the gradient with respect to "
-              "`out` it returns the gradients with respect to `x`, `weight` and `bias`, as a tuple.",
+              "`out` it returns the gradients with respect to `x`, `weight` and `bias`, as a tuple. Leave the arguments as they are.",
     cases=(
         (tensor([[1.0, -2.0]]), tensor([[3.0, 4.0]]), tensor([[1.0, 2.0], [0.0, 5.0]])),
         (tensor([[1.0, 2.0], [3.0, -4.0], [0.5, 1.0]]), torch.arange(12.0).view(3, 4), torch.arange(8.0).view(2, 4)),
     ),
-    reference=_by_autograd, solution=linear_backward,
+    reference=_by_autograd, solution=linear_backward, observe=kept,
     explanation="Back to the inputs goes through the weights; a weight gets what came back times what came in; a bias gets what came back, "
                 "added over the rows.",
     notice=lambda answer: "All three are sums of products, and two of them are matrix products.",
@@ -66,12 +73,20 @@ _linear = Exercise(
         Mistake("the bias's gradient is not added up", "The bias is one vector for all rows.", "Add over the rows: `dout.sum(0)`.",
                 (lambda dout, x, weight: (dout @ weight, dout.T @ x, dout),)),
         Mistake("the forward pass", "This computes the layer, not its gradients.", "Begin with `dout`.", (lambda dout, x, weight: x @ weight.T,)),
-        Mistake("the bias is left out", "Three gradients are asked for.", "Add `dout.sum(0)` to the tuple.", (lambda dout, x, weight: (dout @ weight, dout.T @ x),)),
-        Mistake("the bias's gradient without dout", "What comes back from behind is a factor of each of the three.", "It is `dout.sum(0)`.",
-                (lambda dout, x, weight: (dout @ weight, dout.T @ x, torch.ones(len(weight))), lambda dout, x, weight: (weight, x, torch.ones(len(weight))))),
+        Mistake("one gradient is left out", "Three gradients are asked for.", "Give those of x, weight and bias, in this order.",
+                (lambda dout, x, weight: (dout @ weight, dout.T @ x), lambda dout, x, weight: (dout.T @ x, dout.sum(0)))),
+        Mistake("a gradient without dout", "What comes back from behind is a factor of each of the three.", "For the bias it is `dout.sum(0)`, and for the others a product with `dout`.",
+                (lambda dout, x, weight: (dout @ weight, dout.T @ x, torch.ones(len(weight))), lambda dout, x, weight: (weight, x, torch.ones(len(weight))),
+                 lambda dout, x, weight: (weight, dout.T @ x, dout.sum(0)), lambda dout, x, weight: (weight, x, dout.sum(0)),
+                 lambda dout, x, weight: (dout @ weight, x, dout.sum(0)), lambda dout, x, weight: (dout @ weight, x, torch.ones(len(weight))))),
+        Mistake("divided by the number of rows", "The 1/n of a mean loss is already in `dout`.", "Leave the division out.",
+                (lambda dout, x, weight: (dout @ weight / len(x), dout.T @ x / len(x), dout.mean(0)), lambda dout, x, weight: (dout @ weight, dout.T @ x / len(x), dout.mean(0)),
+                 lambda dout, x, weight: (dout @ weight, dout.T @ x / len(x), dout.sum(0)), lambda dout, x, weight: (dout @ weight / len(x), dout.T @ x, dout.sum(0)))),
+        Mistake("the weight is updated as well", "The gradients are right, and `weight` has changed: `-=` works in place.", "Leave the update out: only the gradients are asked for.",
+                (_with_an_update,)),
         Mistake("the bias's gradient is a mean", "The 1/n of a mean loss is already in `dout`.", "Add, do not average: `dout.sum(0)`.",
                 (lambda dout, x, weight: (dout @ weight, dout.T @ x, dout.mean(0)),)),
-        Mistake("the bias's gradient is summed over the wrong dimension", "It should have one number for each neuron.",
+        Mistake("the bias's gradient is not summed over the rows alone", "It should have one number for each neuron.",
                 "Dimension 0 is that of the rows: `dout.sum(0)`.",
                 (lambda dout, x, weight: (dout @ weight, dout.T @ x, dout.sum(1)), lambda dout, x, weight: (dout @ weight, dout.T @ x, dout.sum()))),
     ),
@@ -89,7 +104,7 @@ def relu_backward(dh, h):
 _relu = Exercise(
     id="06.3", title="a mask from the wrong tensor", kind="repair",
     statement="`relu_backward(dh, h)` should give the gradient before ReLU, from the gradient `dh` behind it and the result `h` of ReLU. Repair it.",
-    cases=((tensor([[-1.0, 2.0]]), tensor([[3.0, 0.0]])), (tensor([[-1.0, 2.0, 0.5], [4.0, -5.0, 6.0]]), tensor([[3.0, 0.0, 2.0], [0.0, 0.0, 1.0]]))),
+    cases=((tensor([[-1.0, 2.0]]), tensor([[3.0, 0.0]])), (tensor([[-1.0, 2.0, 7.0], [4.0, -5.0, 6.0]]), tensor([[3.0, 0.0, 0.25], [0.0, 0.0, 1.0]]))),
     reference=lambda dh, h: torch.where(h > 0, dh, 0.0), solution=relu_backward, given=_mask_from_behind,
     explanation="ReLU lets a change through where its result is above 0, whatever the sign of what comes back.",
     notice=lambda answer: "A negative gradient passes where h is above 0.",
@@ -104,6 +119,8 @@ _relu = Exercise(
         Mistake("h in the place of dh", "The gradient comes from `dh`.", "Write `dh * (h > 0)`.", (lambda dh, h: h * (dh > 0), lambda dh, h: h * (h > 0))),
         Mistake("picked out, so that the shape is lost", "The zeros have their places too.", "Multiply by the mask.", (lambda dh, h: dh[h > 0],)),
         Mistake("something leaks through", "Where h is 0, nothing should pass.", "Multiply by `h > 0`.", (lambda dh, h: torch.where(h > 0, dh, 0.01 * dh), lambda dh, h: torch.where(h > 0, dh, 0.1 * dh))),
+        Mistake("nothing passes", "Where h is above 0, the gradient should pass.", "The comparison should be `h > 0`; h is never below 0.",
+                (lambda dh, h: dh * (h < 0),)),
         Mistake("both masks", "What comes back may be negative.", "Only h decides: `dh * (h > 0)`.", (lambda dh, h: dh * (dh > 0) * (h > 0),)),
     ),
 )
@@ -124,13 +141,35 @@ def _one_hot(logits, target):
     return torch.nn.functional.one_hot(target, logits.shape[1])
 
 
+def _in_whole_columns(logits, target):
+    d = softmax(logits)
+    d[:, target] -= 1
+    return d / len(target)
+
+
+def _shifted_in_place(logits, target):
+    logits -= logits.max(1, keepdim=True).values
+    return loss_backward(logits, target)
+
+
+def _left_in_grad(logits, target):
+    cross_entropy(logits.requires_grad_(), target).backward()
+    return logits.grad
+
+
+def _kept_twice(answer, logits, target):
+    """`kept`, and what comes of the same call once more, where a gradient that was left behind would be added."""
+    first = settled(kept(answer, logits, target))
+    return None if first is None else first | {"the same call once more": answer(logits, target)}
+
+
 _loss = Exercise(
     id="06.4", title="backwards through the loss", kind="write",
     statement="Write `loss_backward(logits, target)`: the gradient of `cross_entropy(logits, target)`, the mean over the rows, with respect to "
               "`logits`. Leave `logits` as it is.",
     cases=((tensor([[0.0, 0.0]]), tensor([1])), (tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), tensor([0, 2])),
-           (tensor([[1000.0, 0.0, 999.0], [0.0, 0.0, 0.0]]), tensor([2, 0]))),
-    reference=_grad_of_loss, solution=loss_backward, observe=kept,
+           (tensor([[1000.0, 0.0, 999.0], [0.0, 0.0, 0.0], [1.0, 3.0, 2.0]]), tensor([2, 0, 1]))),
+    reference=_grad_of_loss, solution=loss_backward, observe=_kept_twice,
     explanation="The gradient of one row is its softmax, less 1 at the right class. The mean divides by the number of rows.",
     notice=lambda answer: "Each row of it adds up to 0: what the right class gains, the others lose.",
     hint="It is `softmax - one_hot`, for a mean over the rows.",
@@ -143,7 +182,17 @@ _loss = Exercise(
         Mistake("softmax is missing", "It is softmax minus one-hot.", "Begin with `softmax(logits)`.",
                 (lambda logits, target: (logits - _one_hot(logits, target)) / len(target), lambda logits, target: (logits.log_softmax(1) - _one_hot(logits, target)) / len(target), lambda logits, target: -_one_hot(logits, target) / len(target))),
         Mistake("the gradient by something else", "This goes back to the probabilities, or through the right class alone.", "By the logits it is `softmax - one_hot`.",
-                (lambda logits, target: -_one_hot(logits, target) / softmax(logits) / len(target), lambda logits, target: (softmax(logits) - 1) * _one_hot(logits, target) / len(target))),
+                (lambda logits, target: -_one_hot(logits, target) / softmax(logits) / len(target), lambda logits, target: -_one_hot(logits, target) / softmax(logits).clamp(min=1e-30) / len(target),
+                 lambda logits, target: (softmax(logits) - 1) * _one_hot(logits, target) / len(target))),
+        Mistake("1 is taken off in whole columns", "Each row has one right class, and it is not that of the other rows.", "Take 1 off at `d[range(len(target)), target]`.", (_in_whole_columns,)),
+        Mistake("the one-hot part is not divided by n", "The mean is over softmax minus one-hot, and not over softmax alone.", "Take 1 off first, and divide after that.",
+                (lambda logits, target: softmax(logits) / len(target) - _one_hot(logits, target),)),
+        Mistake("the class number is subtracted", "A class is a place in its row, and 1 is taken off there.", "Take 1 off at `d[range(len(target)), target]`.",
+                (lambda logits, target: (softmax(logits) - target[:, None]) / len(target),)),
+        Mistake("the loss itself", "The gradient has a number for each logit.", "It is `softmax - one_hot`, divided by `len(target)`.", (cross_entropy,)),
+        Mistake("logits are changed", "The gradient is right, and `logits` holds other numbers afterwards: `-=`, `/=` and `copy_` work in place.", "Make a new tensor: `softmax(logits)` is one.",
+                (_shifted_in_place, lambda logits, target: logits.copy_(loss_backward(logits, target)))),
+        Mistake("a gradient left in logits", "Called once more, it adds to the `.grad` that the first call left behind.", "Leave `logits` as it is: work on `softmax(logits)`.", (_left_in_grad,)),
         Mistake("the one-hot part is added", "Raising the right class lowers the loss.", "Subtract 1 at the right class.", (lambda logits, target: (softmax(logits) + _one_hot(logits, target)) / len(target),)),
         Mistake("the rows averaged away", "Each row has its own gradient.", "Divide by `len(target)`, and do not add the rows up.", (lambda logits, target: (softmax(logits) - _one_hot(logits, target)).mean(0),)),
         Mistake("divided by the classes as well", "The mean goes over rows, not over all numbers.", "Divide by `len(target)` only.",

@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/exercises/lesson_07.ipynb #5ec81361
+from collections.abc import KeysView, ValuesView
 from functools import partial
 
 import torch
@@ -28,8 +29,10 @@ EXERCISES = [
         mistakes=(
             Mistake("these are plain steps", "The second step is longer than the first.",
                     "Keep a running sum v, starting at 0: v = 0.9 * v + 1, then move by 0.1 * v.", (-0.3,)),
-            Mistake("this is the third move alone", "The question is where the weight is, not how far it moved last.",
-                    "Add up all three moves.", (-0.271,)),
+            Mistake("this is one move alone", "The question is where the weight is, not how far one step took it.",
+                    "Add up all three moves.", (-0.271, -0.19, -0.1)),
+            Mistake("this is a running sum", "It says how far the next move goes, not where the weight is.",
+                    "Move by 0.1 times the running sum in each step, and add up the three moves.", (2.71, -2.71)),
             Mistake("the weight went uphill", "Which way does a step go?",
                     "The gradient is above 0, so the weight gets smaller.", (0.1 * (1 + 1.9 + 2.71), 0.3, 0.271)),
             Mistake("one step too few or too many", "Count the steps that were added up.", "The three moves are 0.1 times 1, 1.9 and 2.71.",
@@ -38,8 +41,8 @@ EXERCISES = [
             Mistake("the look-ahead of Nesterov", "Nobody asked for `nesterov=True`.", "Move by the running sum itself.", (-0.1 * (1.9 + 2.71 + 3.439),)),
             Mistake("the moves shrink", "Momentum adds to a step, and takes nothing off it.", "Keep a running sum: v = 0.9 * v + 1.", (-0.27, -0.243)),
             Mistake("too few decimals", "Right so far, and the third decimal is not 0.", "Give the number as it is, with three decimals.", (-0.56, -0.6)),
-            Mistake("a running mean in the place of a sum", "How much of the new gradient is added in each step?",
-                    "All of it: v = 0.9 * v + 1, and not 0.9 * v + 0.1 * 1.", (-0.1 * (0.1 + 0.19 + 0.271),)),
+            Mistake("a factor of 0.1 too many", "The rate counts once, and all of a new gradient goes into the sum.",
+                    "Keep a running sum, v = 0.9 * v + 1, and move by 0.1 * v.", (-0.1 * (0.1 + 0.19 + 0.271), -0.056)),
         ),
     ),
 ]
@@ -48,6 +51,13 @@ EXERCISES = [
 def nesterov_step(p, g, v, lr, mu):
     v = mu * v + g
     return p - lr * (g + mu * v), v
+
+
+def _in_place(which, p, g, v, lr, mu):
+    """The right step, where the arguments whose letters are in `which` are changed."""
+    v = v.mul_(mu).add_(g) if "v" in which else mu * v + g
+    move = g.add_(mu * v) if "g" in which else g + mu * v
+    return p.sub_(lr * move) if "p" in which else p - lr * move, v
 
 
 def _nesterov(opt_class, p, g, v, lr, mu):
@@ -85,13 +95,23 @@ EXERCISES.append(Exercise(
                 (lambda p, g, v, lr, mu: (p - lr * mu * (mu * v + g), mu * v + g),)),
         Mistake("the old running sum comes back", "The sum has taken in a gradient.", "Return the new `v`.", (lambda p, g, v, lr, mu: (nesterov_step(p, g, v, lr, mu)[0], v),)),
         Mistake("the new gradient is damped", "All of the new gradient goes into the sum.", "The sum is `mu * v + g`.",
-                (lambda p, g, v, lr, mu: (p - lr * (g + mu * (mu * v + (1 - mu) * g)), mu * v + (1 - mu) * g),)),
+                (lambda p, g, v, lr, mu: (p - lr * (g + mu * (mu * v + (1 - mu) * g)), mu * v + (1 - mu) * g),
+                 lambda p, g, v, lr, mu: (p - lr * (g + mu * (v + g)), mu * (v + g)), lambda p, g, v, lr, mu: (p - lr * (g + mu * mu * (v + g)), mu * (v + g)))),
         Mistake("the weight went uphill", "Which way does a step go?", "Subtract the move.", (lambda p, g, v, lr, mu: (p + lr * (g + mu * (mu * v + g)), mu * v + g),)),
         Mistake("the rate is left out", "The step is the whole move.", "Multiply the move by `lr`.", (lambda p, g, v, lr, mu: (p - (g + mu * (mu * v + g)), mu * v + g),)),
         Mistake("brackets are missing in the move", "`lr` is a factor of both parts of the move.", "Write `p - lr * (g + mu * v)`.",
                 (lambda p, g, v, lr, mu: (p - lr * g + mu * (mu * v + g), mu * v + g), lambda p, g, v, lr, mu: (p - lr * g - mu * (mu * v + g), mu * v + g))),
         Mistake("the old sum does not fade", "Before the gradient is added, the old sum is multiplied by `mu`.", "The sum is `mu * v + g`.",
                 (lambda p, g, v, lr, mu: (p - lr * (g + mu * (v + g)), v + g),)),
+        Mistake("the new sum counts in full", "In the move, `mu` is a factor of the new sum.", "Move by `g + mu * v`.",
+                (lambda p, g, v, lr, mu: (p - lr * (g + mu * v + g), mu * v + g),)),
+        Mistake("this is a plain step", "The running sum has no part in it.", "The sum is `mu * v + g`, and the move is `g + mu * v` with the new `v`.",
+                (lambda p, g, v, lr, mu: (p - lr * g, v), lambda p, g, v, lr, mu: (p - lr * g, mu * v + g))),
+        Mistake("the weight has not moved", "The new sum came, and the old weight.", "Return `p` less `lr` times the move.", (lambda p, g, v, lr, mu: (p, mu * v + g),)),
+        Mistake("the move comes back", "The new weight and the new sum are wanted.", "Return `p` less `lr` times the move, and the sum `mu * v + g`.",
+                (lambda p, g, v, lr, mu: (nesterov_step(p, g, v, lr, mu)[0], g + mu * (mu * v + g)), lambda p, g, v, lr, mu: (lr * (g + mu * (mu * v + g)), mu * v + g))),
+        Mistake("an argument is changed in place", "The numbers are right, and a tensor that was handed over holds others now: `+=`, `-=`, `*=` and `add_` change it itself.",
+                "Make new tensors: `v = mu * v + g`.", tuple(partial(_in_place, which) for which in ("v", "p", "pv", "g"))),
         Mistake("the gradient of the move is multiplied by mu", "The move is the whole gradient, and `mu` times the new sum.", "Move by `g + mu * v`.",
                 (lambda p, g, v, lr, mu: (p - lr * mu * (v + g), mu * v + g),)),
         Mistake("the two results are in the other order", "Which of the two is wanted first?",
@@ -137,6 +157,36 @@ def _numbers_once(params):
     return kept
 
 
+def _numbers_once_in_each(found):
+    """Each number once in each dictionary and each list."""
+    values = found.values() if isinstance(found, dict) else found
+    parts = [value if isinstance(value, nn.Parameter) else _numbers_once_in_each(value) for value in values if isinstance(value, (dict, list, nn.Parameter))]
+    alone = _numbers_once(part for part in parts if not isinstance(part, list))
+    return [p for part in parts for p in (part if isinstance(part, list) else [part]) if isinstance(part, list) or any(p is q for q in alone)]
+
+
+def _to_the_first_inside(found, before=False):
+    """What stands after the first dictionary or list is lost, and what stands before it, unless it is kept."""
+    parameters = []
+    for value in found.values() if isinstance(found, dict) else found:
+        if isinstance(value, nn.Parameter):
+            parameters.append(value)
+        elif isinstance(value, (dict, list)):
+            return parameters * before + _to_the_first_inside(value, before)
+    return parameters
+
+
+def _lists_laid_open(found):
+    """What stands in the dictionary itself or in a list in it."""
+    parts = [value if isinstance(value, list) else [value] for value in found.values()]
+    return _once(p for part in parts for p in part if isinstance(p, nn.Parameter))
+
+
+def _asking(found, kind=torch.Tensor):
+    """Each tensor that asks for a gradient, or each parameter that does."""
+    return [p for p in _once(_walk(found, is_one=kind)) if p.requires_grad]
+
+
 def _top(found):
     """The parameters of the first level alone."""
     return _once(value for value in found.values() if isinstance(value, nn.Parameter))
@@ -157,7 +207,7 @@ def _one_level(found):
 def _where(answer, found):
     """The numbers of what is found, each with the names that lead to the very same object."""
     result = answer(found)
-    if not isinstance(result, (list, tuple)):
+    if not isinstance(result, (list, tuple, KeysView, ValuesView)):
         return result
     places = {}
 
@@ -188,6 +238,8 @@ EXERCISES.append(Exercise(
         ({"scale": _parameter(1.0), "lr": 0.5},),
         ({"layers": [_parameter(1.0), _parameter(2.0)], "scale": _parameter(3.0)},),
         ({"inner": {"weight": _parameter(1.0), "bias": _parameter(1.0)}, "mean": tensor([4.0])},),
+        ({"frozen": nn.Parameter(tensor([6.0]), requires_grad=False), "asks": tensor([7.0], requires_grad=True)},),
+        ({"layers": [_parameter(float(i)) for i in range(20)]},),  # so many that a set mixes them
         ({"first": _TIED, "layers": [{"weight": _parameter(3.0)}, [{"weight": _TIED, "name": "last"}, _parameter(5.0)]]},),
         ({"name": "empty", "layers": []},),
     ),
@@ -202,15 +254,21 @@ EXERCISES.append(Exercise(
         Mistake("lists are passed over", "That is what `ModuleTiny` does, and what should be mended here.",
                 "Search a list as you search a dictionary. It has no `.values()`: go through the list itself.", (lambda found: _once(_walk(found, kinds=dict)),)),
         Mistake("dictionaries inside are passed over", "A value may be a dictionary like the whole.",
-                "For a dictionary, call `find_parameters` again, and add what it finds.", (lambda found: _once(_walk(found.values(), kinds=list)),)),
+                "For a dictionary, call `find_parameters` again, and add what it finds.", (lambda found: _once(_walk(found.values(), kinds=list)), _lists_laid_open)),
+        Mistake("the search ends inside", "What stands after a dictionary or a list is not reached: `return` ends the loop.",
+                "Add what lies inside to the list, and return the list after the loop.", (_to_the_first_inside, partial(_to_the_first_inside, before=True))),
         Mistake("the search ends one level down", "A list may hold lists and dictionaries.",
                 "Let the function call itself, so that it goes down as far as there is something.", (_one_level,)),
         Mistake("a tensor is taken for a parameter", "Look at `mean`, which is a tensor and nothing to be learned.",
                 "Ask for `isinstance(value, nn.Parameter)`.", (lambda found: _once(_walk(found, is_one=torch.Tensor)),)),
+        Mistake("it goes by `requires_grad`", "A tensor may ask for a gradient and be none, and a parameter may ask for no gradient.",
+                "Ask for `isinstance(value, nn.Parameter)` alone.", (_asking, partial(_asking, kind=nn.Parameter))),
+        Mistake("a dictionary in place of a list", "One flat list is wanted, without the names.", "Begin with `[]`, and append each parameter.",
+                (lambda found: {name: value for name, value in found.items() if isinstance(value, nn.Parameter)},)),
         Mistake("a parameter is listed twice", "One parameter stands in two places of the last but one input.",
                 "Before adding `p`, ask whether any `q` in the list is the same object: `p is q`.", (_walk,)),
         Mistake("equal numbers are taken for one parameter", "Two parameters may start with the same numbers, and part later.",
-                "Compare objects with `is`, and not numbers with `==` or `torch.equal`.", (lambda found: _numbers_once(_walk(found)),)),
+                "Compare objects with `is`, and not numbers with `==` or `torch.equal`.", (lambda found: _numbers_once(_walk(found)), _numbers_once_in_each)),
         Mistake("the list is not flat", "A list of lists came.", "Use `+=` or `extend` where you add what lies inside, and not `append`.", (_nested,)),
         Mistake("what lies inside comes last", "The order is that in which the parameters stand.",
                 "Add what lies inside when you come to it, and not at the end.", (lambda found: _once(_walk(found, inner_last=True)),)),

@@ -12,21 +12,24 @@ import torch
 from torch import nn, tensor
 
 from minitorch_train.exercises import Exercise, Mistake
+from minitorch_train.exercises.results import numbers
 from minitorch_train.optim import Adam
 
 # %% ../../nbs/exercises/lesson_08.ipynb #04d40960
 def _first_step(g):
     """What Adam's first step makes of a gradient."""
-    g = g.item() if isinstance(g, torch.Tensor) and not g.dim() else g
-    if not isinstance(g, (int, float)):
+    number = numbers(g)
+    if number is None or number.numel() != 1:
         return f"{g!r} is not a number"
     p = nn.Parameter(torch.zeros((), dtype=torch.float64))
     opt = Adam([p], lr=1.0)
-    p.grad = tensor(g, dtype=torch.float64)
+    p.grad = number.double().reshape(())
     opt.step()
     if not p.grad > 0:
         return "the gradient is not above 0"
-    return "less than half the rate" if p.item() > -0.5 else f"{-p.item():.1f} times the rate"
+    if p.item() > -0.5 or p.isnan():
+        return "the weight is no number any more" if p.isnan() else "less than half the rate"
+    return "more than half the rate" if p.item() < -0.5 - 1e-9 else "half the rate"
 
 
 EXERCISES = [Exercise(
@@ -41,8 +44,8 @@ EXERCISES = [Exercise(
     mistakes=(
         Mistake("the gradient is not above 0", "Turning the gradient around does not shorten a step, and with 0 there is none.",
                 "Take a very small number above 0.", (0.0, -1.0)),
-        Mistake("the gradient is still large beside eps", "The gradient is divided by its own size, and `eps` hardly counts beside that.",
-                "The default `eps` is 1e-8. Go below it.", (1.0, 1e-7, 4e-8, 2.5e-8, 1.5e-8)),
+        Mistake("the gradient is larger than eps", "The gradient is divided by its own size and `eps`, and of these two `eps` is the smaller.",
+                "The default `eps` is 1e-8. Go below it.", (1.0,)),
         Mistake("the gradient is as large as eps", "That is a half, and not less.", "Go below 1e-8.", (1e-8,)),
     ),
 )]
@@ -87,14 +90,53 @@ def _decaying(factor, after=False, always=False):
     return Decaying
 
 
+class _WithoutAdam(AdamW):
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.mul_(1 - group["lr"] * self.decay)
+
+
+def _adam_inside(where):
+    """A class that takes Adam's step in the loop: for each group, each parameter, or each that has a gradient."""
+    class Inside(AdamW):
+        @torch.no_grad()
+        def step(self):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        p.mul_(1 - group["lr"] * self.decay)
+                    if where == "parameter" or where == "gradient" and p.grad is not None:
+                        Adam.step(self)
+                if where == "group":
+                    Adam.step(self)
+    return Inside
+
+
+def _decay_taken_off(amount, groups=slice(None)):
+    """A class that takes an amount off each weight that has a gradient, in some of the groups."""
+    class TakenOff(AdamW):
+        @torch.no_grad()
+        def step(self):
+            for group in self.param_groups[groups]:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        p.sub_(amount(p, group["lr"], self.defaults["lr"], self.decay))
+            Adam.step(self)
+    return TakenOff
+
+
 def _trained(answer, lr, weight_decay):
     """The weights after three steps, where the second weight never has a gradient."""
     params = [nn.Parameter(tensor([1.0, -3.0])), nn.Parameter(tensor([2.0])), nn.Parameter(tensor([4.0]))]
-    opt = answer([{"params": params[:2]}, {"params": params[2:], "lr": lr / 2}], lr=lr, weight_decay=weight_decay)
+    opt = answer([{"params": params[:1]}, {"params": params[1:], "lr": lr / 2}], lr=lr, weight_decay=weight_decay)
     if opt is None:
         return None
     for g in (tensor([1.0, 0.5]), tensor([-2.0, 0.5]), tensor([0.25, 3.0])):
-        params[0].grad, params[2].grad = g, g[:1].clone()
+        params[0].grad = g.clone()
+        params[2].grad = g[:1] * (lr > 0.05)  # a gradient of 0 is a gradient
         opt.step()
     return [p.detach() for p in params]
 
@@ -123,6 +165,19 @@ EXERCISES.append(Exercise(
                 "Multiply first, then call `super().step()`.", (_decaying(lambda lr, decay: 1 - lr * decay, after=True),)),
         Mistake("a weight without a gradient decays", "Look at the second weight, which never has a gradient.",
                 "Skip a parameter whose `.grad` is `None`.", (_decaying(lambda lr, decay: 1 - lr * decay, always=True),)),
+        Mistake("Adam's step is left out", "The weights are multiplied, and their gradients move nothing.", "End `step` with `super().step()`, after the loops.", (_WithoutAdam,)),
+        Mistake("Adam's step is taken more than once", "Adam moves all parameters in one call.", "Call `super().step()` once, after both loops.",
+                tuple(map(_adam_inside, ("group", "parameter", "gradient")))),
+        Mistake("the weights nearly vanish", "Without decay, the factor should be 1.", "Multiply by `1 - lr * decay`, where the product is formed first.",
+                (_decaying(lambda lr, decay: lr * decay), _decaying(lambda lr, decay: (1 - lr) * decay))),
+        Mistake("the last weight does not decay", "It stands in the second group, after the one that has no gradient.", "Go through all groups, and pass over a parameter without a gradient: no `break`.",
+                (_decay_taken_off(lambda p, lr, first, decay: lr * decay * p, slice(1)),)),
+        Mistake("one rate for both groups", "Each group has a rate of its own.", 'Read it in the loop: `group["lr"]`.', (_decay_taken_off(lambda p, lr, first, decay: first * decay * p),)),
+        Mistake("the same amount off every weight", "Decay takes a share of a weight, more from a large one.", "Multiply each weight by `1 - lr * decay`.",
+                (_decay_taken_off(lambda p, lr, first, decay: lr * decay),)),
+        Mistake("a gradient of 0 is taken for none", "Where a gradient of 0 has come, the weight decays all the same.", "Ask whether `p.grad is not None`, and nothing more.",
+                (_decay_taken_off(lambda p, lr, first, decay: lr * decay * p * p.grad.any()),)),
+        Mistake("the same decay always", "How much decays does not change with `weight_decay`.", "Take `self.decay`.", (_decaying(lambda lr, decay: 1 - lr * 0.01),)),
         Mistake("the weights grow", "Which way does the factor go?",
                 "Multiply by `1 - lr * decay`, which is below 1.", (_decaying(lambda lr, decay: 1 + lr * decay),)),
     ),
@@ -132,12 +187,17 @@ EXERCISES.append(Exercise(
 def _rates(answer, steps, lr):
     """The rate of every step."""
     rates = [answer(step, steps, lr) for step in range(steps)]
-    return None if rates[0] is None else [float(rate) for rate in rates]
+    return None if rates[0] is None else rates
 
 
 def up_and_down(step, steps, lr):
     middle = (steps - 1) / 2
     return lr * (1 - abs(step - middle) / middle)
+
+
+def _top_at_three_tenths(step, steps, lr):
+    top = 0.3 * (steps - 1)
+    return lr * min(step / top, (steps - 1 - step) / (steps - 1 - top))
 
 
 def _clamped(share):
@@ -161,13 +221,24 @@ EXERCISES.append(Exercise(
                 (lambda step, steps, lr: lr * step / (steps - 1), lambda step, steps, lr: lr * _clamped(2 * step / (steps - 1)))),
         Mistake("it begins at the top", "The rate at the first step should be 0.", "In the first half the share grows: `2 * step / (steps - 1)`.",
                 (lambda step, steps, lr: lr * (1 - step / (steps - 1)), lambda step, steps, lr: lr * _clamped(2 - 2 * step / (steps - 1)))),
-        Mistake("curves instead of lines", "The rate should grow by the same amount in each step.", "Use no sine or cosine: the share is a quotient of steps.",
-                (lambda step, steps, lr: lr * math.sin(math.pi * step / (steps - 1)), lambda step, steps, lr: lr * (1 - math.cos(2 * math.pi * step / (steps - 1))) / 2)),
+        Mistake("curves instead of lines", "The rate should grow by the same amount in each step.", "Use no sine, cosine or square: the share is a quotient of steps.",
+                (lambda step, steps, lr: 4 * lr * step * (steps - 1 - step) / (steps - 1) ** 2, lambda step, steps, lr: up_and_down(step, steps, 1) ** 2 * lr,
+                 lambda step, steps, lr: lr * math.sin(math.pi * step / (steps - 1)), lambda step, steps, lr: lr * (1 - math.cos(2 * math.pi * step / (steps - 1))) / 2)),
         Mistake("down and up", "The rate at the first step should be 0.", "Take what you have off `lr`.", (lambda step, steps, lr: lr * abs(2 * step / (steps - 1) - 1),)),
+        Mistake("it begins above 0", "The rate at the first step should be 0.", "At step 0 and at step `steps - 1` the share is 0.",
+                (lambda step, steps, lr: lr * min(step + 1, steps - step) / ((steps + 1) / 2), lambda step, steps, lr: lr / 25 + (1 - 1 / 25) * up_and_down(step, steps, lr))),
+        Mistake("the top is not halfway", "The way up should be as long as the way down.", "The lines meet at `(steps - 1) / 2`.", (_top_at_three_tenths,)),
+        Mistake("the rates of all steps", "`up_and_down` is called for each step, and gives one rate.", "Use `step`, and return a number.",
+                (lambda step, steps, lr: [up_and_down(i, steps, lr) for i in range(steps)],)),
         Mistake("the first step counted as 1", "The steps run from 0.", "Use `step` as it is.", (lambda step, steps, lr: lr * (1 - abs(2 * (step + 1) / (steps - 1) - 1)),)),
         Mistake("the two lines do not meet", "Halfway both should be at the height `lr`.", "The second line is `2 - 2 * step / (steps - 1)`.",
-                (lambda step, steps, lr: lr * (2 * step / (steps - 1) if step < (steps - 1) / 2 else 1 - step / (steps - 1)), lambda step, steps, lr: lr * (2 * step / (steps - 1) if step < (steps - 1) / 2 else 1 - 2 * step / (steps - 1)))),
-        Mistake("the middle is rounded to a step", "With 4 steps, no step is halfway.", "Halfway is `(steps - 1) / 2`, which need not be whole.", (lambda step, steps, lr: lr * (step / (steps // 2) if step < steps // 2 else (steps - 1 - step) / (steps - 1 - steps // 2)),)),
+                (lambda step, steps, lr: lr * (2 * step / (steps - 1) if step < (steps - 1) / 2 else 1 - step / (steps - 1)), lambda step, steps, lr: lr * (2 * step / (steps - 1) if step < (steps - 1) / 2 else 1 - 2 * step / (steps - 1)),
+                 lambda step, steps, lr: lr * (2 * step / (steps - 1) if step <= (steps - 1) / 2 else 1 - 2 * step / (steps - 1)),
+                 lambda step, steps, lr: lr * (2 * step / (steps - 1) if step <= (steps - 1) / 2 else 2 * step / (steps - 1) - 1),
+                 lambda step, steps, lr: lr * (2 * step / (steps - 1) if step <= (steps - 1) / 2 else 2 * (steps - step) / (steps - 1)))),
+        Mistake("the middle is rounded to a step", "With 4 steps, no step is halfway.", "Halfway is `(steps - 1) / 2`, which need not be whole.", (lambda step, steps, lr: lr * (step / (steps // 2) if step < steps // 2 else (steps - 1 - step) / (steps - 1 - steps // 2)),
+                 lambda step, steps, lr: lr * (step / ((steps - 1) // 2) if step <= (steps - 1) // 2 else (steps - 1 - step) / (steps - 1 - (steps - 1) // 2)),
+                 lambda step, steps, lr: lr * min(step, steps - 1 - step) / ((steps - 1) // 2))),
         Mistake("it rises above the height", "No rate should be above `lr`.", "In the second half let the share fall: `2 - 2 * step / (steps - 1)`.", (lambda step, steps, lr: lr * 2 * step / (steps - 1),)),
         Mistake("a share instead of a rate", "With `lr` 0.5, no rate should be above 0.5.", "Multiply the share by `lr`.",
                 (lambda step, steps, lr: min(2 * step, 2 * (steps - 1 - step)) / (steps - 1),)),

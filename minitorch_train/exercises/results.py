@@ -146,7 +146,7 @@ _RELATIONS = (  # a name, a hint, and whether it holds between a wrong result an
     ("1 minus what is wanted", "Take what came off 1, and it is right.", _of_numbers(lambda a, b: _close(a, 1 - b))),
     ("the signs are lost", "Every number came without its sign.", _of_numbers(lambda a, b: not _close(a, b) and _close(a, b.abs()))),
     ("what is below 0 is cut off", "Where a number below 0 is wanted, 0 came.", _of_numbers(lambda a, b: not _close(a, b) and _close(a, b.clamp(min=0)))),
-    ("rounded to whole numbers", "Whole numbers came, and fractions are wanted.",
+    ("whole numbers in the place of fractions", "Whole numbers came, and fractions are wanted.",
      _of_numbers(lambda a, b: not _close(a, b) and any(_close(a, whole(b)) for whole in (torch.round, torch.floor, torch.ceil)))),
 )
 
@@ -201,7 +201,7 @@ def _fact(came: list, wanted: list) -> tuple[str, str] | None:
 # %% ../../nbs/exercises/results.ipynb #263ce167
 _ERRORS = (  # a name, a hint, and what the type and the text of such errors hold
     ("two shapes do not fit", "Print the shapes of what meets on that line.",
-     r"shapes? .* (cannot be multiplied|is invalid)|size of tensor|must match|[Ss]ize mismatch|shape mismatch|inconsistent tensor|not broadcastable|[Ee]xpected size|output with shape|same number of dimensions"),
+     r"shapes? (.* )?(cannot be multiplied|is invalid)|size of tensor|must match|[Ss]ize mismatch|shape mismatch|inconsistent tensor|not broadcastable|[Ee]xpected size|output with shape|same number of dimensions"),
     ("a dimension that is not there", "Some input has fewer dimensions. A dimension counted from the end, such as -1, is always there.", r"Dimension out of range|must be at least|too many indices"),
     ("an index that is out of range", "Print the index and the size that it has to be below. The first index is 0.", r"^IndexError|out of bounds|out of range"),
     ("a name that is not defined", "Look for a typing error, or for a name that gets its value only later.", r"^(NameError|UnboundLocalError)"),
