@@ -24,13 +24,20 @@ def _summed(x: Tensor) -> Tensor:
     return x
 
 
+def _device() -> str:
+    """The kind of device whose tensors the process group carries: the CPU, where there is a choice."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return "cpu"
+    kinds = [pair.partition(":")[0] for pair in dist.get_backend_config().split(",")]
+    return "cpu" if "cpu" in kinds else kinds[0]
+
+
 def _totals(numbers: Sequence[float], count: float) -> tuple[list[float], float]:
     """The numbers and the count, each added up over the ranks; a count that is none is refused."""
     if not 0 <= count < math.inf:
         raise ValueError(f"count should be a number of at least 0, but it is {count}")
-    on_cards = dist.is_available() and dist.is_initialized() and dist.get_backend() == "nccl"
-    device = "cuda" if on_cards else "cpu"
-    *sums, total = _summed(torch.tensor([*numbers, count], dtype=torch.float64, device=device)).tolist()
+    row = torch.tensor([*numbers, count], dtype=torch.float64, device=_device())
+    *sums, total = _summed(row).tolist()
     if not total:
         raise ValueError("count should be above 0 on at least one rank, but it is 0 on all")
     return sums, total
