@@ -222,7 +222,8 @@ def sum_over_ranks(*numbers: float) -> list[float]:
     """Each number added up over all processes, which have to give as many; as they are where there is one."""
     if ranks()[1] == 1:
         return list(numbers)
-    sums = torch.tensor(numbers, dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    kinds = [pair.partition(":")[0] for pair in dist.get_backend_config().split(",")]  # of devices that it serves
+    sums = torch.tensor(numbers, dtype=torch.float64, device="cpu" if "cpu" in kinds else kinds[0])
     dist.all_reduce(sums)
     return sums.tolist()
 
