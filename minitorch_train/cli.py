@@ -487,8 +487,9 @@ def _train_digits(
 ) -> None:
     """Train a network on the digits that come with the package.
 
-    A line for each epoch, and a bar in a terminal. With --checkpoint the run is kept every few seconds and after each
-    epoch. Stopped by Ctrl-C, or killed, it goes on with --resume and ends with the same numbers as if nothing had been.
+    A line for each epoch has the training and the validation loss, accuracy and learning rate; a terminal has a bar too.
+    With --checkpoint the run is kept every few seconds and after each epoch. Stopped by Ctrl-C, or killed,
+    it goes on with --resume and ends with the same numbers as if nothing had been.
 
     Several processes share each batch: torchrun --nproc-per-node 2 -m minitorch_train train --recipe fast
     """

@@ -130,7 +130,7 @@ def _train_epoch(run: Run, loss_func: Callable, scheduler: LRScheduler | None, c
                          "which can be gone through only once?")
 
 
-_HEADER = "epoch  train loss  valid loss  valid acc         lr"
+_HEADER = "epoch    train    valid     acc       lr"
 
 
 def _end_epoch(run: Run, valid_loss: float, valid_acc: float | None) -> str:
@@ -146,7 +146,7 @@ def _end_epoch(run: Run, valid_loss: float, valid_acc: float | None) -> str:
         "train_loss": train_loss, "valid_loss": valid_loss, "valid_acc": valid_acc})
     run.epoch, run.batch, run.rows, run.loss_sum = run.epoch + 1, 0, 0, 0.0
     acc = "-" if valid_acc is None else f"{valid_acc:.4f}"
-    return f"{number:>5}  {train_loss:10.4f}  {valid_loss:10.4f}  {acc:>9}  {lr:9.3g}"
+    return f"{number:>5} {train_loss:8.4f} {valid_loss:8.4f} {acc:>7} {lr:8.3g}"
 
 # %% ../nbs/10_fit.ipynb #d76288e6
 def _check_options(epochs: int, scheduler: LRScheduler | None, interval: str,

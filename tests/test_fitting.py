@@ -597,7 +597,8 @@ def test_a_table_with_a_line_for_each_epoch(capfd):
     fit(2, model, cross_entropy, sgd(model), *our_loaders(), history=history)
     out, err = capfd.readouterr()
     lines = out.splitlines()
-    assert err == "" and len(lines) == 3 and lines[0].split() == ["epoch", "train", "loss", "valid", "loss", "valid", "acc", "lr"]
+    assert err == "" and len(lines) == 3 and lines[0].split() == ["epoch", "train", "valid", "acc", "lr"]
+    assert all(len(line) <= 40 for line in lines), "a narrow terminal does not break them"
     for line, row in zip(lines[1:], history.epochs):
         assert [float(word) for word in line.split()] == pytest.approx([row[name] for name in ("epoch", "train_loss", "valid_loss", "valid_acc", "lr")], abs=1e-4)
     fit(1, model, cross_entropy, sgd(model), *our_loaders(), metric=None)

@@ -41,7 +41,7 @@ def trained(tmp_path_factory):
 def test_a_run_prints_a_line_an_epoch_and_writes_what_was_asked_for(trained):
     folder, result = trained
     head, first, second, last = result.stdout.splitlines()
-    assert head.split() == ["epoch", "train", "loss", "valid", "loss", "valid", "acc", "lr"]
+    assert head.split() == ["epoch", "train", "valid", "acc", "lr"]
     assert first.split()[0] == "1" and second.split()[0] == "2" and not result.stderr
     assert last.startswith("validation loss ") and float(last.split()[-1]) > 0.9
     lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
