@@ -8,6 +8,8 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 import nbformat
 import pytest
+import torch
+from py_mini_racer import MiniRacer
 
 ROOT = Path(__file__).resolve().parents[1]
 LESSONS = sorted(path for path in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb") if re.fullmatch(r"\d\d_\w+", path.stem))
@@ -110,3 +112,34 @@ def test_a_warning_is_an_error(maker, tmp_path, monkeypatch):
         source.mkdir(parents=True), (source / "conf.py").write_text("extensions = ['myst_nb']"), (source / "index.md").write_text("# A\n\n[lost](nowhere.md)")))
     with pytest.raises(SystemExit, match="warnings"):
         maker.main(tmp_path)
+
+
+def direct(x):
+    return (x.exp() / x.exp().sum(-1, keepdim=True)).log()
+
+
+def rule(x):
+    return x - x.exp().sum(-1, keepdim=True).log()
+
+
+def shifted(x):
+    return rule(x - x.detach().max())
+
+
+@pytest.mark.parametrize("shift", [0, 1, 50, 80, 87, 88, 89, 120, -50, -87, -95, -100, -103, -104, -120])
+@pytest.mark.parametrize("name, version", [("softmax, then log", direct), ("x - log(sum(exp(x)))", rule), ("shifted by the maximum", shifted)])
+def test_the_page_computes_as_the_lesson(name, version, shift):
+    """The numbers and slopes beside lesson 03 are those of its functions in float32: infinite, `nan` and rotten ones too."""
+    script = MiniRacer()
+    script.eval((ROOT / "nbs" / "site" / "softmax.js").read_text(encoding="utf-8"))
+    x = (torch.tensor([0.0, 0.5, -1.0]) + shift).requires_grad_()
+    out = version(x)
+    slopes, = torch.autograd.grad(out[0], x)
+    said = script.eval(f"versions[{name!r}]({x.tolist()}, 0).flat().map(String).join(' ')").replace("Infinity", "inf").split()
+    torch.testing.assert_close(torch.tensor([float(word) for word in said]), torch.cat([out.detach(), slopes]), rtol=1e-3, atol=1e-5, equal_nan=True)
+
+
+def test_what_can_be_tried_is_on_its_page(site, pages):
+    page = site / "lessons" / "03_log_softmax.html"
+    assert "where-softmax-breaks" in page.read_text(encoding="utf-8") and "../_static/softmax.js" in pages[page].loads
+    assert (site / "_static" / "softmax.js").exists()

@@ -25,6 +25,7 @@ from minitorch_train.exercises import solution
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PARTS = {"From digits to a trained network": range(6), "A loop worth keeping": range(6, 13), "Large and fast": range(13, 99)}
+TOUCH = {("03_log_softmax", "## Any shape"): "softmax"}  # what can be tried on a page, before a heading: a piece of HTML and its script
 SHIPS = "## The version that ships"
 FIGURE = re.compile(r"\n*<details><summary>The figure in words</summary>\n\n(.+?)\n\n</details>\s*$|\n*\*Figure: (.+?)\*\s*$", re.DOTALL)
 
@@ -60,6 +61,8 @@ def lesson_page(path: Path) -> nbformat.NotebookNode:
             cells.append(cell)
         if asked := re.match(r'check\("(\d\d\.\d)"', cell.source):
             cells.append(new_markdown_cell(worked(asked[1])))
+        if touch := TOUCH.get((path.stem, cell.source.partition("\n")[0])):
+            cells.insert(-1, new_markdown_cell((HERE / f"{touch}.html").read_text(encoding="utf-8")))
         if cell.source.startswith(SHIPS):
             cells.append(new_markdown_cell("<details><summary>Show it</summary>"))
     if any(cell.source.startswith(SHIPS) for cell in cells):
@@ -111,7 +114,7 @@ def put_together(source: Path) -> None:
     for path in lessons:
         nbformat.write(lesson_page(path), source / "lessons" / path.name)
         shutil.copy(path, source / "_static" / "notebooks")
-    for path in (ROOT / "front.png", HERE / "page.css"):
+    for path in (ROOT / "front.png", HERE / "page.css", *HERE.glob("*.js")):
         shutil.copy(path, source / "_static")
     for path in (HERE / "conf.py", HERE / "teaching.md"):
         shutil.copy(path, source)
