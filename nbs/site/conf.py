@@ -1,13 +1,12 @@
 """How the pages are built: Sphinx, the notebooks with their stored outputs, formulas as MathML, nothing from elsewhere."""
 
-import importlib.metadata
-
 from docutils import nodes
 from latex2mathml.converter import convert
 
+from minitorch_train import __version__ as release  # noqa: F401
+
 project, author = "minitorch_train", "The minitorch_train authors"
 copyright = "2026 onwards, the minitorch_train authors"
-release = importlib.metadata.version("minitorch_train")
 extensions = ["myst_nb"]
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath"]
