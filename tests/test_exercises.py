@@ -307,6 +307,14 @@ def test_what_came_and_what_was_wanted(came, lines):
     assert judge(ones, lambda x: came).lines[2:] == ["  " + line for line in lines]
 
 
+@pytest.mark.parametrize("id", ["05.4", "06.4", "09.1"])
+def test_an_answer_that_forgets_to_return_is_not_said_to_do_nothing(id):
+    def forgets(*arguments):
+        ALL[id].solution(*arguments)
+
+    assert judge(ALL[id], forgets).lines == [f"{id} not yet: forgets gives nothing so far."]
+
+
 def test_another_error_is_another_mistake():
     fails = Exercise(**{**vars(DOUBLE), "mistakes": (Mistake("a", "b", "c", (lambda x: x.reshape(7),)),)})
     assert judge(fails, lambda x: (x + 1).reshape(7)).mistake.name == "a"
@@ -1001,9 +1009,9 @@ REFUSED = {
     "06.2": [with_an_update],
     "06.3": [lambda dh, h: dh * h.clamp(max=1), lambda dh, h: dh * (h >= 1)],
     "07.2": [nesterov_in_place],
-    "07.3": [lambda found: list(parameters_once(found)), lambda found: list(set(only_parameters(found)))],
+    "07.3": [lambda found: sorted(only_parameters(found), key=lambda p: p.sum().item()), lambda found: list(parameters_once(found)), lambda found: list(set(only_parameters(found)))],
     "08.2": [UpToTheFirstWithout, ForAGradientAboveOrBelow0],
-    "09.1": [lambda n, bs, seed: [b + 1 for b in ALL["09.1"].solution(n, bs, seed)], lambda n, bs, seed: [2 * b for b in ALL["09.1"].solution(n, bs, seed)],
+    "09.1": [lambda n, bs, seed: ALL["09.1"].solution(n, bs, seed % 2), lambda n, bs, seed: [b + 1 for b in ALL["09.1"].solution(n, bs, seed)], lambda n, bs, seed: [2 * b for b in ALL["09.1"].solution(n, bs, seed)],
              lambda n, bs, seed: list(torch.arange(n).roll(seed).split(bs)), lambda n, bs, seed: [b.float() for b in ALL["09.1"].solution(n, bs, seed)],
              lambda n, bs, seed: [b[torch.randperm(len(b), generator=torch.Generator().manual_seed(seed))] for b in torch.arange(n).split(bs)],
              lambda n, bs, seed: [torch.cat(ALL["09.1"].solution(n, bs, seed))[i : i + bs] for i in range(0, n - 1, bs)]],
@@ -1098,6 +1106,28 @@ def test_the_seed_in_a_state_is_not_the_state(id, answer, name):
     assert judge(ALL[id], answer).mistake.name == name
 
 
+def mixed_in_place(x, y, bs):
+    order = torch.randperm(len(x))
+    x[:], y[:] = x[order], y[order]
+    return list(zip(x.split(bs), y.split(bs)))
+
+
+def dout_divided_in_place(dout, x, weight):
+    dx, n = dout @ weight, len(x)
+    dout /= n
+    return dx, dout.T @ x * n, dout.sum(0) * n
+
+
+def inner_ones_dropped(found):
+    parameters = []
+    for part in found.values() if isinstance(found, dict) else found:
+        if isinstance(part, nn.Parameter):
+            parameters.append(part)
+        elif isinstance(part, (dict, list)):
+            inner_ones_dropped(part)
+    return parameters
+
+
 WHOLE = ("write", "part"), ("sync", "part"), ("rename", "part", "name")
 
 
@@ -1109,6 +1139,9 @@ WHOLE = ("write", "part"), ("sync", "part"), ("rename", "part", "name")
     ("09.3", lambda x, y, bs: [(yb, xb) for xb, yb in ALL["09.3"].solution(x, y, bs)], "each batch: labels, and their rows of x"),
     ("09.3", not_full, "the last batch is dropped"),
     ("09.3", orders_of_their_own, "a new permutation for each batch"),
+    ("09.3", mixed_in_place, "`x` and `y` afterwards: changed in place"),
+    ("06.2", dout_divided_in_place, "an argument is changed in place"),
+    ("07.3", inner_ones_dropped, "what lies inside is left out"),
     ("10.1", lambda model, loss_func, batches: (ALL["10.1"].solution(model, loss_func, batches), 3), "what comes back: a tuple"),
     ("10.1", gradients_off_for_good, "gradients afterwards: not recorded"),
     ("10.2", 76, "in percent"),

@@ -236,7 +236,7 @@ EXERCISES.append(Exercise(
               "over, a tensor that is no parameter too. A parameter that stands in two places is listed once, at the first.",
     cases=(
         ({"scale": _parameter(1.0), "lr": 0.5},),
-        ({"layers": [_parameter(1.0), _parameter(2.0)], "scale": _parameter(3.0)},),
+        ({"layers": [_parameter(2.0), _parameter(1.0)], "scale": _parameter(3.0)},),
         ({"inner": {"weight": _parameter(1.0), "bias": _parameter(1.0)}, "mean": tensor([4.0])},),
         ({"frozen": nn.Parameter(tensor([6.0]), requires_grad=False), "asks": tensor([7.0], requires_grad=True)},),
         ({"layers": [_parameter(float(i)) for i in range(20)]},),  # so many that a set mixes them
@@ -249,7 +249,7 @@ EXERCISES.append(Exercise(
     notice=lambda answer: "A weight that two layers share would be moved twice in each step if it were listed twice.",
     hint="Go through the values in order. What is a parameter, what is a dictionary or a list, and what is neither?",
     mistakes=(
-        Mistake("what lies inside is not searched", "A dictionary and a list may hold parameters too.",
+        Mistake("what lies inside is left out", "A dictionary and a list may hold parameters too.",
                 "For a dictionary or a list, call `find_parameters` again, and add what it finds.", (_top,)),
         Mistake("lists are passed over", "That is what `ModuleTiny` does, and what should be mended here.",
                 "Search a list as you search a dictionary. It has no `.values()`: go through the list itself.", (lambda found: _once(_walk(found, kinds=dict)),)),
