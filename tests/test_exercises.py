@@ -989,6 +989,32 @@ class ForAGradientAboveOrBelow0(ALL["08.2"].solution):
         mt.Adam.step(self)
 
 
+def clipped(model, xb, yb, lr):
+    F.cross_entropy(model(xb), yb).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p -= lr * p.grad
+            p.grad.zero_()
+
+
+def one_for_each_name(found, kept=None):
+    kept = {} if kept is None else kept
+    for name, part in found.items() if isinstance(found, dict) else enumerate(found):
+        if isinstance(part, nn.Parameter):
+            kept.setdefault(name, part)
+        elif isinstance(part, (dict, list)):
+            one_for_each_name(part, kept)
+    return list(kept.values())
+
+
+def with_modules(found):
+    parts = found.values() if isinstance(found, dict) else found
+    inner = [[part] if isinstance(part, nn.Parameter) else with_modules(part) if isinstance(part, (dict, list)) else
+             part.parameters() if isinstance(part, nn.Module) else [] for part in parts]
+    return list(dict.fromkeys(p for group in inner for p in group))
+
+
 REFUSED = {
     "00.2": [lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, atol=atol), lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, rtol=rtol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and ALL["00.2"].solution(a.flatten(), b.flatten(), rtol, atol),
@@ -1009,7 +1035,8 @@ REFUSED = {
     "06.2": [with_an_update],
     "06.3": [lambda dh, h: dh * h.clamp(max=1), lambda dh, h: dh * (h >= 1)],
     "07.2": [nesterov_in_place],
-    "07.3": [lambda found: sorted(only_parameters(found), key=lambda p: p.sum().item()), lambda found: list(parameters_once(found)), lambda found: list(set(only_parameters(found)))],
+    "05.3": [clipped],
+    "07.3": [one_for_each_name, with_modules, lambda found: sorted(only_parameters(found), key=lambda p: p.sum().item()), lambda found: list(parameters_once(found)), lambda found: list(set(only_parameters(found)))],
     "08.2": [UpToTheFirstWithout, ForAGradientAboveOrBelow0],
     "09.1": [lambda n, bs, seed: ALL["09.1"].solution(n, bs, seed % 2), lambda n, bs, seed: [b + 1 for b in ALL["09.1"].solution(n, bs, seed)], lambda n, bs, seed: [2 * b for b in ALL["09.1"].solution(n, bs, seed)],
              lambda n, bs, seed: list(torch.arange(n).roll(seed).split(bs)), lambda n, bs, seed: [b.float() for b in ALL["09.1"].solution(n, bs, seed)],
@@ -1050,6 +1077,7 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("03.2", lambda x: shifted_by(x, -x.amax(-1, keepdim=True)), "shifted by something other than the maximum"),
     ("03.3", [-100.0, -99.5], "not a float32 tensor of two finite logits"),  # not: not two logits
     ("03.4", lambda x, t: (t * x.double()).exp().sum(-1).log() / t, "no shift before exp"),  # not: shifted by the maximum of x
+    ("05.2", lambda out, yb: (out.topk(min(2, out.shape[1]), 1).indices == yb[:, None]).any(1).float().mean(), None),  # not: how high the right class scores
     ("04.3", lambda logits, target: 1 - logits.softmax(1)[range(len(target)), target].mean(), "the log is still missing"),  # not: only the sign is turned
 ])
 def test_a_name_is_true_of_the_answer(id, answer, name):
