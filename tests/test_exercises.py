@@ -307,6 +307,14 @@ def test_what_came_and_what_was_wanted(came, lines):
     assert judge(ones, lambda x: came).lines[2:] == ["  " + line for line in lines]
 
 
+@pytest.mark.parametrize("id", ["05.4", "06.4", "09.1"])
+def test_an_answer_that_forgets_to_return_is_not_said_to_do_nothing(id):
+    def forgets(*arguments):
+        ALL[id].solution(*arguments)
+
+    assert judge(ALL[id], forgets).lines == [f"{id} not yet: forgets gives nothing so far."]
+
+
 def test_another_error_is_another_mistake():
     fails = Exercise(**{**vars(DOUBLE), "mistakes": (Mistake("a", "b", "c", (lambda x: x.reshape(7),)),)})
     assert judge(fails, lambda x: (x + 1).reshape(7)).mistake.name == "a"
@@ -981,6 +989,32 @@ class ForAGradientAboveOrBelow0(ALL["08.2"].solution):
         mt.Adam.step(self)
 
 
+def clipped(model, xb, yb, lr):
+    F.cross_entropy(model(xb), yb).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p -= lr * p.grad
+            p.grad.zero_()
+
+
+def one_for_each_name(found, kept=None):
+    kept = {} if kept is None else kept
+    for name, part in found.items() if isinstance(found, dict) else enumerate(found):
+        if isinstance(part, nn.Parameter):
+            kept.setdefault(name, part)
+        elif isinstance(part, (dict, list)):
+            one_for_each_name(part, kept)
+    return list(kept.values())
+
+
+def with_modules(found):
+    parts = found.values() if isinstance(found, dict) else found
+    inner = [[part] if isinstance(part, nn.Parameter) else with_modules(part) if isinstance(part, (dict, list)) else
+             part.parameters() if isinstance(part, nn.Module) else [] for part in parts]
+    return list(dict.fromkeys(p for group in inner for p in group))
+
+
 REFUSED = {
     "00.2": [lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, atol=atol), lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, rtol=rtol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and ALL["00.2"].solution(a.flatten(), b.flatten(), rtol, atol),
@@ -1001,9 +1035,10 @@ REFUSED = {
     "06.2": [with_an_update],
     "06.3": [lambda dh, h: dh * h.clamp(max=1), lambda dh, h: dh * (h >= 1)],
     "07.2": [nesterov_in_place],
-    "07.3": [lambda found: list(parameters_once(found)), lambda found: list(set(only_parameters(found)))],
+    "05.3": [clipped],
+    "07.3": [one_for_each_name, with_modules, lambda found: sorted(only_parameters(found), key=lambda p: p.sum().item()), lambda found: list(parameters_once(found)), lambda found: list(set(only_parameters(found)))],
     "08.2": [UpToTheFirstWithout, ForAGradientAboveOrBelow0],
-    "09.1": [lambda n, bs, seed: [b + 1 for b in ALL["09.1"].solution(n, bs, seed)], lambda n, bs, seed: [2 * b for b in ALL["09.1"].solution(n, bs, seed)],
+    "09.1": [lambda n, bs, seed: ALL["09.1"].solution(n, bs, seed % 2), lambda n, bs, seed: [b + 1 for b in ALL["09.1"].solution(n, bs, seed)], lambda n, bs, seed: [2 * b for b in ALL["09.1"].solution(n, bs, seed)],
              lambda n, bs, seed: list(torch.arange(n).roll(seed).split(bs)), lambda n, bs, seed: [b.float() for b in ALL["09.1"].solution(n, bs, seed)],
              lambda n, bs, seed: [b[torch.randperm(len(b), generator=torch.Generator().manual_seed(seed))] for b in torch.arange(n).split(bs)],
              lambda n, bs, seed: [torch.cat(ALL["09.1"].solution(n, bs, seed))[i : i + bs] for i in range(0, n - 1, bs)]],
@@ -1042,6 +1077,7 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("03.2", lambda x: shifted_by(x, -x.amax(-1, keepdim=True)), "shifted by something other than the maximum"),
     ("03.3", [-100.0, -99.5], "not a float32 tensor of two finite logits"),  # not: not two logits
     ("03.4", lambda x, t: (t * x.double()).exp().sum(-1).log() / t, "no shift before exp"),  # not: shifted by the maximum of x
+    ("05.2", lambda out, yb: (out.topk(min(2, out.shape[1]), 1).indices == yb[:, None]).any(1).float().mean(), None),  # not: how high the right class scores
     ("04.3", lambda logits, target: 1 - logits.softmax(1)[range(len(target)), target].mean(), "the log is still missing"),  # not: only the sign is turned
 ])
 def test_a_name_is_true_of_the_answer(id, answer, name):
@@ -1098,6 +1134,28 @@ def test_the_seed_in_a_state_is_not_the_state(id, answer, name):
     assert judge(ALL[id], answer).mistake.name == name
 
 
+def mixed_in_place(x, y, bs):
+    order = torch.randperm(len(x))
+    x[:], y[:] = x[order], y[order]
+    return list(zip(x.split(bs), y.split(bs)))
+
+
+def dout_divided_in_place(dout, x, weight):
+    dx, n = dout @ weight, len(x)
+    dout /= n
+    return dx, dout.T @ x * n, dout.sum(0) * n
+
+
+def inner_ones_dropped(found):
+    parameters = []
+    for part in found.values() if isinstance(found, dict) else found:
+        if isinstance(part, nn.Parameter):
+            parameters.append(part)
+        elif isinstance(part, (dict, list)):
+            inner_ones_dropped(part)
+    return parameters
+
+
 WHOLE = ("write", "part"), ("sync", "part"), ("rename", "part", "name")
 
 
@@ -1109,6 +1167,9 @@ WHOLE = ("write", "part"), ("sync", "part"), ("rename", "part", "name")
     ("09.3", lambda x, y, bs: [(yb, xb) for xb, yb in ALL["09.3"].solution(x, y, bs)], "each batch: labels, and their rows of x"),
     ("09.3", not_full, "the last batch is dropped"),
     ("09.3", orders_of_their_own, "a new permutation for each batch"),
+    ("09.3", mixed_in_place, "`x` and `y` afterwards: changed in place"),
+    ("06.2", dout_divided_in_place, "an argument is changed in place"),
+    ("07.3", inner_ones_dropped, "what lies inside is left out"),
     ("10.1", lambda model, loss_func, batches: (ALL["10.1"].solution(model, loss_func, batches), 3), "what comes back: a tuple"),
     ("10.1", gradients_off_for_good, "gradients afterwards: not recorded"),
     ("10.2", 76, "in percent"),

@@ -342,7 +342,8 @@ def _explain(exercise: Exercise, answer: object, outcomes: list, wanted: list) -
 def _untouched(exercise: Exercise, answer: object, outcomes: list, wanted: list) -> Verdict:
     """The stub as it stands in the lesson, or the version that is to be repaired."""
     if exercise.given is nothing:
-        nothing_yet = "returns nothing" if exercise.observe in (call, kept) else "does nothing"
+        empty = getattr(getattr(answer, "__code__", None), "co_code", None) == (lambda: None).__code__.co_code  # the dots alone
+        nothing_yet = "returns nothing" if exercise.observe in (call, kept) else "does nothing" if empty else "gives nothing"
         return Verdict("not yet", [f"{exercise.id} not yet: {_name(answer)} {nothing_yet} so far."])
     return Verdict("not yet", [f"{exercise.id} not yet: this still does what the version to repair does.",
                                *_explain(exercise, answer, outcomes, wanted).lines[1:]])

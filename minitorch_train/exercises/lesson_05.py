@@ -44,7 +44,7 @@ _accuracy = Exercise(
     id="05.2", title="accuracy", kind="write",
     statement="Write `my_accuracy(out, yb)`: the share, from 0 to 1, of the rows of `out` whose largest score is at the class in `yb`.",
     cases=((tensor([[0.0, 3.0]]), tensor([1])), (tensor([[0.0, 3.0], [1.0, 4.0]]), tensor([1, 0])),
-           (tensor([[1.0, 0.0, 7.0], [6.0, 6.2, 6.5], [0.0, 1.0, 0.5], [2.0, 1.0, 0.0]]), tensor([2, 2, 1, 1])), (tensor([[5.0, 1.0, 0.0, 2.0]] * 3), tensor([0, 3, 2])),
+           (tensor([[1.0, 0.0, 7.0], [6.0, 6.2, 6.5], [0.0, 1.0, 0.5], [2.0, 1.0, 0.0]]), tensor([2, 2, 1, 1])), (tensor([[5.0, 0.2, 0.0, 0.4]] * 3), tensor([0, 3, 2])),
            (tensor([[2.0, 1.0], [1.0, 3.0], [0.0, 1.0]]), tensor([1, 0, 1]))),
     reference=lambda out, yb: (out.max(1).indices == yb).double().mean(), solution=my_accuracy,
     explanation="`argmax(1)` is the network's answer for each row; the mean of right and wrong, as 1 and 0, is the share.",
@@ -155,7 +155,7 @@ _step = Exercise(
     id="05.3", title="one step of training", kind="write",
     statement="Write `my_step(model, xb, yb, lr)`: the loss `cross_entropy(model(xb), yb)`, its gradients, the update of every parameter of "
               "`model.parameters()` in place, and gradients that are ready for the next step. The model may be one without `.layers`.",
-    cases=((_linear(), _x, _y, 0.5), (_linear(), _x, _y, 0.1)), observe=_after_two_steps,
+    cases=((_linear(), _x, _y, 0.5), (_linear(), 4 * _x, _y, 0.1)), observe=_after_two_steps,
     reference=_by_definition, solution=my_step, limit=10.0,  # PyTorch's optimizers, when one is used first, take seconds to load
     explanation="Predict, loss, gradient, update; then the gradients go back to zero, because `backward` adds to them.",
     notice=lambda answer: "Two steps were made and compared, so that a gradient left over from the first would have shown.",
@@ -205,7 +205,7 @@ def _mixed(x, y, bs):
 _batches = Exercise(
     id="05.4", title="batches", kind="write",
     statement="Write `batches(x, y, bs)`: it yields, or returns in a list, the pairs `(xb, yb)` of `bs` rows in order, and at the end one with the rows that are left, if any are.",
-    cases=((tensor([1.0, 2.0]), tensor([5, 6]), 2), (tensor([1.0, 2.0, 3.0]), tensor([5, 6, 7]), 2), (torch.arange(8.0), torch.arange(8) % 3, 3)),
+    cases=((tensor([1.0, 2.0]), tensor([5, 6]), 2), (tensor([1.0, 2.0, 3.0]), tensor([5, 6, 7]), 2), (torch.arange(16.0).view(8, 2), torch.arange(8) % 3, 3)),
     reference=lambda x, y, bs: list(zip(x.split(bs), y.split(bs))), solution=batches, observe=_listed,
     explanation="A slice may reach beyond the end; it then has the rows that are there. So the last batch needs no special case.",
     notice=lambda answer: f"For 50,000 rows and bs=64 it gives {len(list(answer(torch.zeros(50_000), torch.zeros(50_000), 64)))} batches.",

@@ -176,6 +176,15 @@ def _to_the_first_inside(found, before=False):
     return parameters
 
 
+def _by_name(found):
+    """The parameters by the names or numbers that lead to them last, the first of each."""
+    parts = {}
+    for name, value in found.items() if isinstance(found, dict) else enumerate(found):
+        for inner, p in {name: value}.items() if isinstance(value, nn.Parameter) else _by_name(value).items() if isinstance(value, (dict, list)) else ():
+            parts.setdefault(inner, p)
+    return parts
+
+
 def _lists_laid_open(found):
     """What stands in the dictionary itself or in a list in it."""
     parts = [value if isinstance(value, list) else [value] for value in found.values()]
@@ -236,10 +245,12 @@ EXERCISES.append(Exercise(
               "over, a tensor that is no parameter too. A parameter that stands in two places is listed once, at the first.",
     cases=(
         ({"scale": _parameter(1.0), "lr": 0.5},),
-        ({"layers": [_parameter(1.0), _parameter(2.0)], "scale": _parameter(3.0)},),
+        ({"layers": [_parameter(2.0), _parameter(1.0)], "scale": _parameter(3.0)},),
         ({"inner": {"weight": _parameter(1.0), "bias": _parameter(1.0)}, "mean": tensor([4.0])},),
         ({"frozen": nn.Parameter(tensor([6.0]), requires_grad=False), "asks": tensor([7.0], requires_grad=True)},),
         ({"layers": [_parameter(float(i)) for i in range(20)]},),  # so many that a set mixes them
+        ({"first": {"weight": _parameter(1.0), "bias": _parameter(2.0)}, "second": {"weight": _parameter(3.0)}},),
+        ({"head": nn.Linear(1, 1), "scale": _parameter(4.0)},),
         ({"first": _TIED, "layers": [{"weight": _parameter(3.0)}, [{"weight": _TIED, "name": "last"}, _parameter(5.0)]]},),
         ({"name": "empty", "layers": []},),
     ),
@@ -249,7 +260,7 @@ EXERCISES.append(Exercise(
     notice=lambda answer: "A weight that two layers share would be moved twice in each step if it were listed twice.",
     hint="Go through the values in order. What is a parameter, what is a dictionary or a list, and what is neither?",
     mistakes=(
-        Mistake("what lies inside is not searched", "A dictionary and a list may hold parameters too.",
+        Mistake("what lies inside is left out", "A dictionary and a list may hold parameters too.",
                 "For a dictionary or a list, call `find_parameters` again, and add what it finds.", (_top,)),
         Mistake("lists are passed over", "That is what `ModuleTiny` does, and what should be mended here.",
                 "Search a list as you search a dictionary. It has no `.values()`: go through the list itself.", (lambda found: _once(_walk(found, kinds=dict)),)),
@@ -263,6 +274,10 @@ EXERCISES.append(Exercise(
                 "Ask for `isinstance(value, nn.Parameter)`.", (lambda found: _once(_walk(found, is_one=torch.Tensor)),)),
         Mistake("it goes by `requires_grad`", "A tensor may ask for a gradient and be none, and a parameter may ask for no gradient.",
                 "Ask for `isinstance(value, nn.Parameter)` alone.", (_asking, partial(_asking, kind=nn.Parameter))),
+        Mistake("a module is searched too", "It is no parameter, no dictionary and no list, so it is passed over here.",
+                "Leave its `parameters()` out.", (lambda found: _once(p for part in _walk(found, is_one=(nn.Parameter, nn.Module)) for p in (part.parameters() if isinstance(part, nn.Module) else [part])),)),
+        Mistake("a name counts once", "Two of the dictionaries inside have a `weight` each, and these are two parameters.",
+                "Keep the parameters in a list, and not under their names.", (lambda found: list(_by_name(found).values()),)),
         Mistake("a dictionary in place of a list", "One flat list is wanted, without the names.", "Begin with `[]`, and append each parameter.",
                 (lambda found: {name: value for name, value in found.items() if isinstance(value, nn.Parameter)},)),
         Mistake("a parameter is listed twice", "One parameter stands in two places of the last but one input.",

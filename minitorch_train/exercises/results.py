@@ -187,6 +187,12 @@ def _factor(came: list, wanted: list) -> tuple[str, str] | None:
     return None
 
 
+def _arguments_changed(a: object, b: object) -> bool:
+    """Of a result and the arguments afterwards, are the arguments alone wrong?"""
+    result, after = "the result", "the arguments afterwards"
+    return isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys() >= {result, after} and agree(a[result], b[result]) and not agree(a[after], b[after])
+
+
 def _fact(came: list, wanted: list) -> tuple[str, str] | None:
     """The one thing that was looked at and is wrong wherever something is, when it is a thing in words."""
     if not all(isinstance(x, dict) and isinstance(y, dict) and x.keys() == y.keys() for x, y in zip(came, wanted)):
@@ -229,6 +235,8 @@ def relation(came: list, wanted: list, cases: list[tuple]) -> tuple[str, str] | 
         return of_error(came) if all(isinstance(x, Raised) for x in came) else None
     if fact := _fact(came, wanted):
         return fact
+    if all(map(_arguments_changed, came, wanted)):
+        return "an argument is changed in place", "The result is right, and an argument holds other numbers afterwards: `+=`, `/=` and `mul_` change it itself."
     for name, hint, holds in _RELATIONS:
         if None not in [pair for both in zip(came, wanted) for pair in _differing(*both, holds)]:
             return name, hint
