@@ -1005,7 +1005,7 @@ REFUSED = {
     "01.4": [lambda x, y, digit: x[y == digit].sum(0) // (y == digit).sum()],
     "02.3": [lambda x, weight, bias: (x @ weight.T + bias).round()],
     "02.5": [lambda x, w1, b1, w2, b2: (x @ w1.T + b1) * (x @ w1.T + b1 >= 1) @ w2.T + b2],
-    "03.2": [far_down, lambda x: shifted_by(x, x[..., :1]), lambda x: x.log_softmax(-1), lambda x: F.log_softmax(x, -1), lambda x: x - x.logsumexp(-1, keepdim=True), lambda x: mt.log_softmax(x)],
+    "03.2": [far_down, lambda x: shifted_by(x, x.amax(-1, keepdim=True) if x.abs().max() > 88 else 0), lambda x: shifted_by(x, x[..., :1]), lambda x: x.log_softmax(-1), lambda x: F.log_softmax(x, -1), lambda x: x - x.logsumexp(-1, keepdim=True), lambda x: mt.log_softmax(x)],
     "03.4": [lambda x, t: torch.logsumexp(t * x, -1) / t, lambda x, t: mt.logsumexp(t * x) / t, lambda x, t: soft_shifted_by(x, t, x.abs().amax(-1)),
              lambda x, t: soft_shifted_by(x, t, x.amax(-1).clamp(min=0)), lambda x, t: x.amax(-1) if t > 500 else soft_shifted_by(x, t, x.amax(-1))],
     "04.2": [F.nll_loss, mt.nll, lambda logp, target: nn.NLLLoss()(logp, target)],
@@ -1053,6 +1053,7 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= torch.maximum(rtol * b.abs(), tensor(atol))).all()), "the larger of the two rooms"),
     ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and ALL["00.2"].solution(a[0], b[0], rtol, atol), None),  # not: any instead of all
     ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= atol + rtol).all()), "only an absolute tolerance"),  # not: rtol and atol exchanged
+    ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool((((a - b).abs() <= atol) & ((a - b).abs() <= rtol * b.abs())).all()), "the smaller of the two rooms"),  # not: only equal numbers
     ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= rtol * b.abs() - atol).all()), None),  # not: only a relative tolerance
     ("00.4", lambda a, b: torch.allclose(a, b), None),  # not: a log too many
     ("01.1", (round(300 / 28), 20), "one row too many"),  # not: counted from 1

@@ -53,7 +53,7 @@ _log_softmax = Exercise(
     statement="Write `my_log_softmax(x)` along the last dimension, for inputs of any shape and logits of any size. Use `exp`, `log`, `sum` and `max`, "
               "not the functions of this package or PyTorch's softmax.",
     cases=((tensor([0.0, 1.0]),), (tensor([[0.0, 1.0], [2.0, 5.0]]),), (tensor([[1000.0, 0.0]]),), (tensor([[-200.0, -201.0]]),), (tensor([[1000.0, 999.0], [0.0, 1.0]]),),
-           (tensor([[88.0, 88.9]]),), (tensor([[-60.0, -61.0]]),), (tensor([[0.0, 1000.0]]),), (torch.arange(24.0).view(2, 3, 4).sin(),)),
+           (tensor([[88.0, 88.9]]),), (tensor([[88.0, 88.0, 88.0]]),), (tensor([[-60.0, -61.0]]),), (tensor([[0.0, 1000.0]]),), (torch.arange(24.0).view(2, 3, 4).sin(),)),
     reference=lambda x: torch.log_softmax(x, -1), solution=my_log_softmax, forbidden=("softmax", "log_softmax", "logsumexp"),
     explanation="With the maximum taken off, the largest power is 1: nothing overflows, and the sum is never 0. The shift cancels in the difference.",
     notice=lambda answer: "Its largest error against float64 on the logits [1000, 999] is "

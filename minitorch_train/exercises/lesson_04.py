@@ -263,7 +263,7 @@ _labelled = Exercise(
                 (lambda logp, target: (lambda loss: loss[loss != 0].mean())(_by_row(logp, target)),)),
         Mistake("divided by the rows that do not count", "Those are left out of the sum, and out of the count as well.", "Divide by the number of rows that have a label.",
                 (lambda logp, target: _by_row(logp, target).sum() / (target == -100).sum(), lambda logp, target: _by_row(logp, target).sum() / max((target == -100).sum(), 1))),
-        Mistake("the wrong rows kept", "These are the rows without a label.", "Keep the rows with `target != -100`.",
+        Mistake("the wrong rows kept", "Among these are the rows without a label.", "Keep the rows with `target != -100`.",
                 (lambda logp, target: -logp[target == -100, target[target == -100]].mean(),)),
         Mistake("class 0 taken for no label", "0 is a class like the others.", "Keep the rows with `target != -100`.",
                 (lambda logp, target: -logp[target > 0].gather(1, target[target > 0, None]).mean(),
