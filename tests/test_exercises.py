@@ -797,6 +797,20 @@ def far_down(x):
     return x - x.exp().sum(-1, keepdim=True).log()
 
 
+def soft_shifted_by(x, t, m):
+    return (t * (x - m[..., None])).exp().sum(-1).log() / t + m
+
+
+def smoothed_from(p, target, smoothing):
+    return (p - (1 - smoothing) * F.one_hot(target, p.shape[1]) - smoothing / p.shape[1]) / len(target)
+
+
+def smoothed_by_differences(logits, target, smoothing):
+    steps = 1e-5 * torch.eye(logits.numel(), dtype=torch.float64).view(-1, *logits.shape)
+    slopes = [(F.cross_entropy(logits + step, target, label_smoothing=smoothing) - F.cross_entropy(logits - step, target, label_smoothing=smoothing)) / 2e-5 for step in steps]
+    return torch.stack(slopes).view(logits.shape)
+
+
 def one_maximum(logits, target):
     x = logits - logits.max()
     return -(x - x.exp().sum(1, keepdim=True).log())[range(len(target)), target].mean()
@@ -1019,14 +1033,19 @@ REFUSED = {
     "00.2": [lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, atol=atol), lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, rtol=rtol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and ALL["00.2"].solution(a.flatten(), b.flatten(), rtol, atol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.dim() == b.dim() and torch.allclose(a, b, rtol=rtol, atol=atol),
-             lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a.abs() - b.abs()).abs() <= atol + rtol * b.abs()).all())],
+             lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a.abs() - b.abs()).abs() <= atol + rtol * b.abs()).all()),
+             lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and ALL["00.2"].solution(a.flatten().sort().values, b.flatten().sort().values, rtol, atol)],
     "00.4": [lambda a, b: (a != b).nonzero()[0].item()],
     "01.4": [lambda x, y, digit: x[y == digit].sum(0) // (y == digit).sum()],
-    "03.2": [far_down, lambda x: shifted_by(x, x[..., :1]), lambda x: x.log_softmax(-1), lambda x: F.log_softmax(x, -1), lambda x: x - x.logsumexp(-1, keepdim=True), lambda x: mt.log_softmax(x)],
-    "03.4": [lambda x, t: torch.logsumexp(t * x, -1) / t, lambda x, t: mt.logsumexp(t * x) / t],
+    "02.3": [lambda x, weight, bias: (x @ weight.T + bias).round()],
+    "02.5": [lambda x, w1, b1, w2, b2: (x @ w1.T + b1) * (x @ w1.T + b1 >= 1) @ w2.T + b2],
+    "03.2": [far_down, lambda x: shifted_by(x, x.amax(-1, keepdim=True) if x.abs().max() > 88 else 0), lambda x: shifted_by(x, x[..., :1]), lambda x: x.log_softmax(-1), lambda x: F.log_softmax(x, -1), lambda x: x - x.logsumexp(-1, keepdim=True), lambda x: mt.log_softmax(x)],
+    "03.4": [lambda x, t: torch.logsumexp(t * x, -1) / t, lambda x, t: mt.logsumexp(t * x) / t, lambda x, t: soft_shifted_by(x, t, x.abs().amax(-1)),
+             lambda x, t: soft_shifted_by(x, t, x.amax(-1).clamp(min=0)), lambda x, t: x.amax(-1) if t > 500 else soft_shifted_by(x, t, x.amax(-1))],
     "04.2": [F.nll_loss, mt.nll, lambda logp, target: nn.NLLLoss()(logp, target)],
-    "04.3": [one_maximum],
-    "04.4": [by_autograd],
+    "04.3": [one_maximum, lambda logits, target: (lambda x: (x.exp().sum(1).log() - x[range(len(target)), target]).mean())(logits - logits.abs().amax(1, keepdim=True))],
+    "04.4": [by_autograd, smoothed_by_differences, lambda logits, target, smoothing: smoothed_from(logits.exp() / logits.exp().sum(1, keepdim=True), target, smoothing),
+             lambda logits, target, smoothing: (lambda e: smoothed_from(e / e.sum(1, keepdim=True), target, smoothing))((logits - logits.max()).exp())],
     "04.5": [F.nll_loss, lambda logp, target: mt.nll(logp, target), lambda logp, target: labelled(logp, target).sum() / max((target == -100).sum(), 1),
              lambda logp, target: labelled(logp, target)[labelled(logp, target) != 0].mean()],
     "05.2": [lambda out, yb: 1 - (out.argmax(1) - yb).abs().float().mean(), lambda out, yb: (out.softmax(1)[range(len(yb)), yb] > 0.5).double().mean(),
@@ -1068,7 +1087,22 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= atol + rtol * (a + b).abs() / 2).all()), "measured on both numbers"),  # not: on the larger
     ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= torch.maximum(rtol * b.abs(), tensor(atol))).all()), "the larger of the two rooms"),
     ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and ALL["00.2"].solution(a[0], b[0], rtol, atol), None),  # not: any instead of all
+    ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= atol + rtol).all()), "only an absolute tolerance"),  # not: rtol and atol exchanged
+    ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool((((a - b).abs() <= atol) & ((a - b).abs() <= rtol * b.abs())).all()), "the smaller of the two rooms"),  # not: only equal numbers
+    ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= rtol * b.abs() - atol).all()), None),  # not: only a relative tolerance
     ("00.4", lambda a, b: torch.allclose(a, b), None),  # not: a log too many
+    ("01.1", (round(300 / 28), 20), "one row too many"),  # not: counted from 1
+    ("01.2", lambda train, valid: (train / train.max(), valid / train.max()), "divided by the greatest"),  # not: scaled from least to greatest
+    ("02.1", 64 * 20 * 10, "all three sizes multiplied"),  # not: the inputs connected to the scores
+    ("02.3", lambda x, w, b: (x + b) @ w.T, "the bias added before the product"),  # not: multiplied with the inputs
+    ("02.4", lambda w1, b1, w2, b2: (w2 @ w1.relu(), w2 @ b1 + b2), "a ReLU where none belongs"),  # not: between them
+    ("03.1", 5.0, "they do not add up to 1"),  # not: the sum is missing
+    ("03.2", lambda x: (x.softmax(-1) + 1e-9).log(), "the infinite log is patched"),  # not: a factor
+    ("03.2", lambda x: torch.stack([row.log_softmax(-1) for row in x]), "one row at a time, also where there is one row only"),  # not: what is below 0 is cut off
+    ("03.4", lambda x, t: soft_shifted_by(x, t, x[..., 0]), "shifted by something other than the maximum"),  # not: no shift
+    ("03.4", lambda x, t: soft_shifted_by(x, t, x.mean(-1)), "shifted by something other than the maximum"),
+    ("03.4", lambda x, t: (lambda r: torch.where(r.isinf(), x.amax(-1), r))((t * x).exp().sum(-1).log() / t), "the hard maximum in some cases"),  # not: whole numbers
+    ("04.3", lambda logits, target: (-logits.softmax(1)[range(len(target)), target]).log().mean(), "the log of a negative number"),  # not: log taken twice
     ("02.3", lambda x, w, b: x @ w.T + b[0], "one number for the whole bias"),  # not: the bias is left out
     ("02.3", lambda x, w, b: [x @ row + one for row, one in zip(w, b)], "a row for each neuron"),  # not: x is not first
     ("02.4", lambda w1, b1, w2, b2: lambda x: (x @ w1.T + b1) @ w2.T + b2, "a function comes back"),

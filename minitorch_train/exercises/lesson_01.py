@@ -22,7 +22,8 @@ _pixel = Exercise(
     hint="How many full rows come before number 300?",
     mistakes=(
         Mistake("row and column swapped", "Row by row: the column changes first.", "The row is 300 // 28.", ((20, 10),)),
-        Mistake("counted from 1", "Both are counted from 0, like the numbers themselves.", "The first row is row 0, and the first number of a row is in column 0.", ((11, 21), (10, 21), (11, 20))),
+        Mistake("counted from 1", "Both are counted from 0, like the numbers themselves.", "The first row is row 0, and the first number of a row is in column 0.", ((11, 21), (10, 21))),
+        Mistake("one row too many", "Ten whole rows come before number 300, and the first of them is row 0.", "Divide 300 by 28, and drop what is left over.", ((11, 20),)),
         Mistake("one place too early", "The 280 numbers of ten full rows are numbers 0 to 279, so number 280 begins row 10.", "From number 280 in column 0, go on to number 300.",
                 ((10, 19), (9, 20), (9, 19), (11, 19))),
         Mistake("a row that is not whole", "What is left over after whole rows is the column, not a part of a row.", "Use `//` for the row and `%` for the column.",
@@ -45,7 +46,8 @@ _scale = Exercise(
               "and returns both sets as a tuple. From which numbers the two are taken is for you to decide: a network is going to be trained on `train` "
               "and measured on `valid`.",
     cases=((tensor([[0.0, 0.0], [2.0, 2.0]]), tensor([[4.0, 4.0], [2.0, 2.0]])),
-           (tensor([[0.0, 2.0], [4.0, 8.0], [1.0, 3.0]]), tensor([[1.0, 3.0], [5.0, 5.0]]))),
+           (tensor([[0.0, 2.0], [4.0, 8.0], [1.0, 3.0]]), tensor([[1.0, 3.0], [5.0, 5.0]])),
+           (tensor([[1.0, 3.0], [5.0, 9.0]]), tensor([[2.0, 5.0], [4.0, 4.0]]))),
     reference=lambda train, valid: tuple((x - train.mean()) / train.std() for x in (train, valid)), solution=my_normalize,
     explanation="The mean and the deviation of the training set, for both: a pixel value then means the same in either set.",
     notice=lambda answer: "The training set has mean 0 afterwards, and the validation set has not: that is as it should be.",
@@ -67,6 +69,8 @@ _scale = Exercise(
                  lambda t, v: tuple((x - t.mean(1)) / t.std(1) for x in (t, v)), lambda t, v: tuple((x - x.mean(1)) / x.std(1) for x in (t, v)))),
         Mistake("scaled from least to greatest", "This puts the least at 0 and the greatest at 1; the mean should come to 0.", "Use `mean()` and `std()`.",
                 (lambda t, v: tuple((x - t.min()) / (t.max() - t.min()) for x in (t, v)), lambda t, v: tuple((x - x.min()) / (x.max() - x.min()) for x in (t, v)))),
+        Mistake("divided by the greatest", "This puts the greatest at 1; the mean should come to 0.", "Use `mean()` and `std()`.",
+                (lambda t, v: (t / t.max(), v / t.max()), lambda t, v: (t / t.max(), v / v.max()))),
         Mistake("multiplied by the deviation", "A spread of 2 becomes 1 when it is divided by 2.", "Divide by `train.std()`.",
                 (lambda t, v: tuple((x - t.mean()) * t.std() for x in (t, v)),)),
         Mistake("the brackets are missing", "Division comes before subtraction.", "Write `(train - m) / s`.", (lambda t, v: tuple(x - t.mean() / t.std() for x in (t, v)),)),

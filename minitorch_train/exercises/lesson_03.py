@@ -20,7 +20,7 @@ _equal = Exercise(
     notice=lambda answer: f"Four times {answer:g} is {4 * answer:g}, and the 5 has left no trace.",
     hint="The four numbers are equal. What do they add up to?",
     mistakes=(
-        Mistake("the sum is missing", "These numbers do not add up to 1.", "Each power is divided by the sum of all four.",
+        Mistake("they do not add up to 1", "Four of these add up to more than 1.", "Each power is divided by the sum of all four.",
                 (torch.tensor(5.0).exp().item(), 1, 5)),
         Mistake("a log was taken", "A probability is not negative.", "The question is about softmax; this is its log.", (-torch.tensor(4.0).log().item(),)),
         Mistake("four numbers", "The four are equal, and one of them is asked.", "Give one number, without brackets.", ([0.25] * 4, torch.full((4,), 0.25))),
@@ -53,7 +53,7 @@ _log_softmax = Exercise(
     statement="Write `my_log_softmax(x)` along the last dimension, for inputs of any shape and logits of any size. Use `exp`, `log`, `sum` and `max`, "
               "not the functions of this package or PyTorch's softmax.",
     cases=((tensor([0.0, 1.0]),), (tensor([[0.0, 1.0], [2.0, 5.0]]),), (tensor([[1000.0, 0.0]]),), (tensor([[-200.0, -201.0]]),), (tensor([[1000.0, 999.0], [0.0, 1.0]]),),
-           (tensor([[88.0, 88.9]]),), (tensor([[-60.0, -61.0]]),), (tensor([[0.0, 1000.0]]),), (torch.arange(24.0).view(2, 3, 4).sin(),)),
+           (tensor([[88.0, 88.9]]),), (tensor([[88.0, 88.0, 88.0]]),), (tensor([[-60.0, -61.0]]),), (tensor([[0.0, 1000.0]]),), (torch.arange(24.0).view(2, 3, 4).sin(),)),
     reference=lambda x: torch.log_softmax(x, -1), solution=my_log_softmax, forbidden=("softmax", "log_softmax", "logsumexp"),
     explanation="With the maximum taken off, the largest power is 1: nothing overflows, and the sum is never 0. The shift cancels in the difference.",
     notice=lambda answer: "Its largest error against float64 on the logits [1000, 999] is "
@@ -98,6 +98,12 @@ _log_softmax = Exercise(
         Mistake("too large logits are patched", "[1000, 0] should come out as [0, -1000].", "Subtract the largest value of each row first; it cancels.",
                 tuple(lambda x, f=f: f(f(x) - f(x).exp().sum(-1, keepdim=True).log()) for f in (
                     lambda x: x.clamp(-80, 80), lambda x: x.clamp(-88, 88), lambda x: x.clamp(max=80), lambda x: x.clamp(max=88), torch.nan_to_num))),
+        Mistake("the infinite log is patched", "The log is finite now, and wrong: [1000, 0] should come out as [0, -1000].", "Take the log on paper first: z - log(sum(exp(z))).",
+                tuple(lambda x, e=e: (x.softmax(-1) + e).log() for e in (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12, 1e-15, 1e-20, 1e-30))
+                + tuple(lambda x, e=e: x.softmax(-1).clamp(min=e).log() for e in (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12, 1e-15, 1e-20, 1e-30))
+                + tuple(lambda x, f=f: f(x.softmax(-1).log()) for f in (torch.nan_to_num, lambda x: x.nan_to_num(neginf=0.0), lambda x: x.clamp(min=-100)))),
+        Mistake("one row at a time, also where there is one row only", "To go through a single row gives its numbers, each by itself.", "Work along dim -1, whatever the shape.",
+                (lambda x: torch.stack([row.log_softmax(-1) for row in x]),)),
         Mistake("shifted in one place only", "The shift cancels when it is in both parts of the difference.", "Make `z = x - max` first, and use z in both places.",
                 (lambda x: x - _shifted(x).exp().sum(-1, keepdim=True).log(), lambda x: _shifted(x) - x.exp().sum(-1, keepdim=True).log())),
         Mistake("mean instead of sum", "The probabilities add up to more than 1.", "A softmax divides by the sum of the powers.",
@@ -167,7 +173,8 @@ _soft = Exercise(
     statement="`logsumexp(t * x) / t` comes closer to the maximum of `x` as `t` grows. Write it as `soft_maximum(x, t)`, along the last dimension, "
               "without the functions of this package or PyTorch's logsumexp, so that it works for `t = 1000` as well.",
     cases=((tensor([1.0, 2.0]), 2.0), (tensor([39.0, 40.0]), 3.0), (tensor([[1.0, 2.0], [4.0, 3.0]]), 10.0),
-           (tensor([[60.0, 50.0]]), 5.0), (tensor([[1.0, 2.0, 0.0], [4.0, 4.0, 5.0]]), 1000.0)),
+           (tensor([[60.0, 50.0]]), 5.0), (tensor([[1.0, 2.0, 0.0], [4.0, 4.0, 5.0]]), 1000.0),
+           (tensor([800.0, 799.0]), 1.0), (tensor([[-1.0, -1.0], [-3.0, -2.0]]), 1000.0)),
     reference=lambda x, t: (t * x).logsumexp(-1) / t, solution=soft_maximum, forbidden=("softmax", "log_softmax", "logsumexp"),
     explanation="The scaled row is shifted by its maximum, and the shift is added back before dividing by t.",
     notice=lambda answer: f"For the row [1, 2] and t = 1, 10, 100 it gives {', '.join(f'{answer(tensor([1.0, 2.0]), t):.4f}' for t in (1.0, 10.0, 100.0))}.",
@@ -180,6 +187,12 @@ _soft = Exercise(
         Mistake("shifted by the maximum of x, not of t * x", "At t = 1000 the largest power is still infinite.", "Take the maximum of `t * x`.",
                 (lambda x, t: (_lowered(x, t, x.max(-1, keepdim=True).values) + x.max(-1).values) / t,
                  lambda x, t: _lowered(x, t, x.max(-1, keepdim=True).values) / t + x.max(-1).values)),
+        Mistake("shifted by something other than the maximum", "At t = 1000 a power is still too large for float32.", "Subtract the maximum of `t * x`.",
+                tuple(lambda x, t, f=f: _lowered(x, t, t * f(x)[..., None]) / t + f(x) for f in (
+                    lambda x: x[..., 0], lambda x: x[..., -1], lambda x: x.mean(-1), lambda x: x.amin(-1)))),
+        Mistake("the hard maximum in some cases", "It stays above the maximum: two numbers of -1 give -0.9993 at t = 1000.", "Subtract the maximum of `t * x` before exp, and add it back after log.",
+                (lambda x, t: x.max(-1).values if t > 100 else (t * x).logsumexp(-1) / t,
+                 *(lambda x, t, of=of: torch.where(of((t * x).exp().sum(-1)).isinf(), x.max(-1).values, (t * x).exp().sum(-1).log() / t) for of in (torch.clone, torch.log)))),
         Mistake("the maximum of x divided by t", "It has the size of x already; only the log is t times too large.", "Write `log / t + m`.",
                 (lambda x, t: (_lowered(x, t, (t * x).max(-1, keepdim=True).values) + x.max(-1).values) / t,)),
         Mistake("the log is not divided by t", "The maximum of x has the size of x already, and the log has that of `t * x`.", "Write `log / t + m`.",

@@ -167,6 +167,11 @@ def _differing(a: object, b: object, holds: Callable) -> Iterator[tuple | None]:
         yield None
 
 
+def _several(b: Tensor) -> bool:
+    """Do two of the numbers differ, those that are 0 left out? Any one number is some number times another, and 0 is 0 times each."""
+    return len(b[b != 0].unique()) > 1
+
+
 def _factor(came: list, wanted: list) -> tuple[str, str] | None:
     """A number that everything is off by, as a factor or as a sum, when there is one."""
     pairs = [pair for both in zip(came, wanted) for pair in _differing(*both, _of_numbers(lambda a, b: a.shape == b.shape))]
@@ -176,13 +181,15 @@ def _factor(came: list, wanted: list) -> tuple[str, str] | None:
     if len(b.unique()) < 2 or not a.isfinite().all():  # one number is always some number times another
         return None
     k, c = (a / b)[b.abs().argmax()].item(), (a - b).mean().item()
-    if _close(a, k * b):
-        return "a factor too many or too few", f"Each number is {k:.4g} times what is wanted." if k else "Each number is 0."
+    if not a.any():
+        return "nothing but 0", "Each number is 0."
+    if _several(b) and _close(a, k * b):
+        return "a factor too many or too few", f"Each number is {k:.4g} times what is wanted."
     if _close(a, b + c):
         return "the same amount too much or too little", f"Each number is {abs(c):.4g} too {'large' if c > 0 else 'small'}."
     several = [(numbers(x).double().flatten(), numbers(y).double().flatten()) for x, y in pairs]
     factors = [(x / y)[y.abs().argmax()].item() for x, y in several]
-    if all(len(y.unique()) > 1 and _close(x, k * y) for k, (x, y) in zip(factors, several)):
+    if all(_several(y) and _close(x, k * y) for k, (x, y) in zip(factors, several)):
         return "a factor that changes with the input", f"In one result each number is {factors[0]:.4g} times what is wanted, in another {max(factors, key=lambda k: abs(k - factors[0])):.4g} times."
     return None
 
