@@ -78,7 +78,7 @@ def mean_gradients(params: Iterable[Tensor], count: float) -> float:
 def mean_over_ranks(means: Sequence[float], count: float) -> list[float]:
     """The means over what all ranks counted, from each rank's own means and its count.
 
-    `mean_over_ranks(evaluate(model, loss_func, dl), rows)` judges a network over all ranks' rows.
+    For means of your own: `evaluate` adds up over the ranks by itself, and returns those of all.
     All ranks have to call it, with as many means. A rank whose count is 0 may give any. Without a
     process group there is one rank. Raises `TypeError` for a mean that is no number, `ValueError`
     for a count below 0 or not finite, and where it is 0 on all ranks.
