@@ -981,6 +981,18 @@ class ForAGradientAboveOrBelow0(ALL["08.2"].solution):
         mt.Adam.step(self)
 
 
+def weighted_with_nan(confidence, right, bins):
+    place = (bins * confidence).long().clamp(max=bins - 1)
+    return sum((confidence[place == b].mean() - right[place == b].mean()).abs() * (place == b).sum() for b in range(bins)) / len(right)
+
+
+def without_a_shift(w1, b1, w2, b2, x, target):
+    h = (x @ w1.T + b1).relu()
+    d = (h @ w2.T + b2).exp()
+    d = d / d.sum(1, keepdim=True) - F.one_hot(target, len(b2))
+    return (d @ w2 * (h > 0)) @ w1
+
+
 REFUSED = {
     "00.2": [lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, atol=atol), lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, rtol=rtol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and ALL["00.2"].solution(a.flatten(), b.flatten(), rtol, atol),
@@ -1014,6 +1026,8 @@ REFUSED = {
     "10.3": [lambda model, loss_func, opt, batches: ALL["10.3"].solution(model.eval(), loss_func, opt, batches)],
     "11.2": [through_a_file_of_another],
     "11.3": [rows_from_one],
+    "12.4": [lambda networks: min(max(networks))],
+    "12.5": [without_a_shift],
     "13.2": [lambda m1, s1, m2, s2: (torch.maximum(m1, m2), (s1 + s2 * (m2 - m1).exp()) * (m1 - torch.maximum(m1, m2)).exp())],
     "13.3": [lambda logits, target, weight: len(target) / weight[target].sum() * by_autograd(logits * 1.0, target) * weight[target][:, None],
              lambda logits, target, weight: torch.func.grad(lambda x: F.cross_entropy(x, target, weight))(logits)],
@@ -1043,6 +1057,9 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("03.3", [-100.0, -99.5], "not a float32 tensor of two finite logits"),  # not: not two logits
     ("03.4", lambda x, t: (t * x.double()).exp().sum(-1).log() / t, "no shift before exp"),  # not: shifted by the maximum of x
     ("04.3", lambda logits, target: 1 - logits.softmax(1)[range(len(target)), target].mean(), "the log is still missing"),  # not: only the sign is turned
+    ("12.2", lambda counts: (counts.diag() / counts.sum(1)).mean(), "averaged over the classes"),  # not: the accuracy
+    ("12.3", lambda confidence, right, bins: ALL["12.3"].solution(confidence, right, 10), "always ten bins"),  # not: a bin of its own for 1
+    ("12.3", weighted_with_nan, "an empty bin still gives nan"),  # not: what the version to repair does
 ])
 def test_a_name_is_true_of_the_answer(id, answer, name):
     assert getattr(judge(ALL[id], answer).mistake, "name", None) == name
