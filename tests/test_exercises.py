@@ -986,6 +986,15 @@ def weighted_with_nan(confidence, right, bins):
     return sum((confidence[place == b].mean() - right[place == b].mean()).abs() * (place == b).sum() for b in range(bins)) / len(right)
 
 
+def up_to_a_rank_without(grads, counts):
+    total = torch.zeros_like(grads[0])
+    for g, n in zip(grads, counts):
+        if n == 0:
+            break
+        total += g * n
+    return total / sum(counts)
+
+
 def without_a_shift(w1, b1, w2, b2, x, target):
     h = (x @ w1.T + b1).relu()
     d = (h @ w2.T + b2).exp()
@@ -1032,6 +1041,7 @@ REFUSED = {
     "13.3": [lambda logits, target, weight: len(target) / weight[target].sum() * by_autograd(logits * 1.0, target) * weight[target][:, None],
              lambda logits, target, weight: torch.func.grad(lambda x: F.cross_entropy(x, target, weight))(logits)],
     "13.4": [whole_by_autograd, all_kept, lambda x, w, target, chunk: ALL["13.4"].solution(x, w, target, chunk + 1)],
+    "14.3": [lambda x, t, known, w, size: 2 * x.T @ ((x @ w - t) * known) / known.sum()],
     "06.4": [in_place, left_in_grad, lambda logits, target: (mt.softmax(logits) - F.one_hot(target, logits.shape[1])) / (logits.shape[1] - 1)],
 }
 
@@ -1060,6 +1070,11 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("12.2", lambda counts: (counts.diag() / counts.sum(1)).mean(), "averaged over the classes"),  # not: the accuracy
     ("12.3", lambda confidence, right, bins: ALL["12.3"].solution(confidence, right, 10), "always ten bins"),  # not: a bin of its own for 1
     ("12.3", weighted_with_nan, "an empty bin still gives nan"),  # not: what the version to repair does
+    ("14.1", 26, "one number is missing"),  # not: the first one is missing
+    ("14.2", lambda grads, counts: (sum(g * n for g, n in zip(grads, counts)) / sum(counts)).nan_to_num(), "all is 0 as soon as one rank counted nothing"),  # not: a factor
+    ("14.2", lambda grads, counts: torch.zeros_like(grads[0]) if 0 in counts else ALL["14.2"].solution(grads, counts), "all is 0 as soon as one rank counted nothing"),  # not: a factor
+    ("14.2", up_to_a_rank_without, "the loop ends at a rank that counted nothing"),  # not: a factor
+    ("14.3", lambda x, t, known, w, size: 2 * x.T @ ((x @ w - t) * known) / known.sum(), "all rows at once"),
 ])
 def test_a_name_is_true_of_the_answer(id, answer, name):
     assert getattr(judge(ALL[id], answer).mistake, "name", None) == name
@@ -1075,6 +1090,14 @@ def test_the_right_numbers_in_another_type_are_told_what_is_wanted():
 @pytest.mark.parametrize("answer", [added_at_the_end, in_chunks_by_the_package, row_by_row])
 def test_chunks_may_be_worked_on_in_any_way_that_holds_no_more_rows(answer):
     assert judge(ALL["13.4"], answer).status == "solved"
+
+
+def test_pieces_may_be_of_known_rows_alone():
+    def accumulated(x, t, known, w, size):
+        x, t = x[known], t[known]
+        return sum(2 * xb.T @ (xb @ w - tb) for xb, tb in zip(x.split(size), t.split(size))) / len(x)
+
+    assert judge(ALL["14.3"], accumulated).status == "solved"
 
 
 @pytest.mark.parametrize("answer", [whole_by_autograd, all_kept])
