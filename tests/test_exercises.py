@@ -995,6 +995,31 @@ def up_to_a_rank_without(grads, counts):
     return total / sum(counts)
 
 
+def outputs_kept(model, loss_func, opt, batches):
+    outs, losses = [], []
+    for xb, yb in batches:
+        outs.append(model(xb))
+        loss = loss_func(outs[-1], yb)
+        losses.append(loss.item())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    return sum(losses) / len(losses)
+
+
+def through_the_logsumexp(m1, s1, m2, s2):
+    m = torch.maximum(m1, m2)
+    return m, (torch.logaddexp(m1 + s1.log(), m2 + s2.log()) - m).exp()
+
+
+def moved_aside_when_the_new_one_is_there(disk, name, data):
+    disk.write("part", data)
+    disk.sync("part")
+    disk.rename(name, "aside")
+    disk.rename("part", name)
+    disk.remove("aside")
+
+
 def without_a_shift(w1, b1, w2, b2, x, target):
     h = (x @ w1.T + b1).relu()
     d = (h @ w2.T + b2).exp()
@@ -1032,12 +1057,12 @@ REFUSED = {
              lambda x, y, bs: [(xb[p], yb[p]) for xb, yb in zip(x.split(bs), y.split(bs)) for p in [torch.randperm(len(xb))]]],
     "09.4": [lambda xb: xb.mul_(2).tolist(), lambda xb: tuple(xb.mul_(2)), lambda xb: xb.mul_(2).numpy(), lambda xb: xb.mul_(2) if len(xb) == 2 else xb.mul_(2).tolist()],
     "10.1": [mode_given_back, gradients_off_for_good, weights_that_learn_no_more],
-    "10.3": [lambda model, loss_func, opt, batches: ALL["10.3"].solution(model.eval(), loss_func, opt, batches)],
+    "10.3": [lambda model, loss_func, opt, batches: ALL["10.3"].solution(model.eval(), loss_func, opt, batches), outputs_kept],
     "11.2": [through_a_file_of_another],
     "11.3": [rows_from_one],
     "12.4": [lambda networks: min(max(networks))],
     "12.5": [without_a_shift],
-    "13.2": [lambda m1, s1, m2, s2: (torch.maximum(m1, m2), (s1 + s2 * (m2 - m1).exp()) * (m1 - torch.maximum(m1, m2)).exp())],
+    "13.2": [lambda m1, s1, m2, s2: (torch.maximum(m1, m2), (s1 + s2 * (m2 - m1).exp()) * (m1 - torch.maximum(m1, m2)).exp()), through_the_logsumexp],
     "13.3": [lambda logits, target, weight: len(target) / weight[target].sum() * by_autograd(logits * 1.0, target) * weight[target][:, None],
              lambda logits, target, weight: torch.func.grad(lambda x: F.cross_entropy(x, target, weight))(logits)],
     "13.4": [whole_by_autograd, all_kept, lambda x, w, target, chunk: ALL["13.4"].solution(x, w, target, chunk + 1)],
@@ -1075,6 +1100,9 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("14.2", lambda grads, counts: torch.zeros_like(grads[0]) if 0 in counts else ALL["14.2"].solution(grads, counts), "all is 0 as soon as one rank counted nothing"),  # not: a factor
     ("14.2", up_to_a_rank_without, "the loop ends at a rank that counted nothing"),  # not: a factor
     ("14.3", lambda x, t, known, w, size: 2 * x.T @ ((x @ w - t) * known) / known.sum(), "all rows at once"),
+    ("10.3", outputs_kept, "what it keeps of a batch: the network's output with its graph"),
+    ("13.2", lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 + s2 * (m2 - m1).exp()), "the sum in units of the same piece's maximum"),  # not: its maximum
+    ("13.2", through_the_logsumexp, "the sum by way of the logsumexp"),
 ])
 def test_a_name_is_true_of_the_answer(id, answer, name):
     assert getattr(judge(ALL[id], answer).mistake, "name", None) == name
@@ -1090,6 +1118,11 @@ def test_the_right_numbers_in_another_type_are_told_what_is_wanted():
 @pytest.mark.parametrize("answer", [added_at_the_end, in_chunks_by_the_package, row_by_row])
 def test_chunks_may_be_worked_on_in_any_way_that_holds_no_more_rows(answer):
     assert judge(ALL["13.4"], answer).status == "solved"
+
+
+def test_a_file_moved_aside_may_be_whole_by_then():
+    hint = judge(ALL["11.2"], moved_aside_when_the_new_one_is_there).mistake.hint
+    assert "For a while there is no file under the name" in hint and "Until the new one is written" not in hint
 
 
 def test_pieces_may_be_of_known_rows_alone():
