@@ -1125,12 +1125,33 @@ def test_a_file_moved_aside_may_be_whole_by_then():
     assert "For a while there is no file under the name" in hint and "Until the new one is written" not in hint
 
 
-def test_pieces_may_be_of_known_rows_alone():
-    def accumulated(x, t, known, w, size):
-        x, t = x[known], t[known]
-        return sum(2 * xb.T @ (xb @ w - tb) for xb, tb in zip(x.split(size), t.split(size))) / len(x)
+def of_known_rows_alone(x, t, known, w, size):
+    x, t = x[known], t[known]
+    return sum(2 * xb.T @ (xb @ w - tb) for xb, tb in zip(x.split(size), t.split(size))) / len(x)
 
-    assert judge(ALL["14.3"], accumulated).status == "solved"
+
+def row_for_row(x, t, known, w, size):
+    return torch.stack([2 * (x[i] @ w - t[i]) * x[i] for i in known.nonzero().flatten()]).sum(0) / known.sum()
+
+
+def stacked_pieces(x, t, known, w, size):
+    pieces = zip(x.split(size), t.split(size), known.split(size))
+    return torch.stack([2 * xb.T @ ((xb @ w - tb) * kb) for xb, tb, kb in pieces]).sum(0) / known.sum()
+
+
+def joined_pieces(x, t, known, w, size):
+    off = torch.cat([2 * (xb @ w - tb) * kb for xb, tb, kb in zip(x.split(size), t.split(size), known.split(size))])
+    return sum(xb.T @ ob for xb, ob in zip(x.split(size), off.split(size))) / known.sum()
+
+
+def multiplied_and_summed(x, t, known, w, size):
+    pieces = zip(x.split(size), t.split(size), known.split(size))
+    return sum((2 * (((xb * w).sum(1) - tb) * kb)[:, None] * xb).sum(0) for xb, tb, kb in pieces) / known.sum()
+
+
+@pytest.mark.parametrize("answer", [of_known_rows_alone, row_for_row, stacked_pieces, joined_pieces, multiplied_and_summed])
+def test_pieces_may_be_worked_on_in_any_way_that_takes_no_more_rows(answer):
+    assert judge(ALL["14.3"], answer).status == "solved"
 
 
 @pytest.mark.parametrize("answer", [whole_by_autograd, all_kept])

@@ -128,7 +128,8 @@ class _MostRows(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         before, after = ([a for a in tree_flatten(some)[0] if isinstance(a, Tensor)] for some in ((args, kwargs), out))
-        if any(a.untyped_storage().data_ptr() in self.places for a in before):
+        joins = func in (torch.ops.aten.cat.default, torch.ops.aten.stack.default)  # what was made piece by piece
+        if not joins and any(a.untyped_storage().data_ptr() in self.places for a in before):
             self.made += after
             self.places |= {a.untyped_storage().data_ptr() for a in after if a.numel()}
             whole = [a for a in after if a.untyped_storage().nbytes() >= a.nbytes]  # one number, expanded, is none
