@@ -1029,6 +1029,52 @@ def with_modules(found):
     return list(dict.fromkeys(p for group in inner for p in group))
 
 
+def weighted_with_nan(confidence, right, bins):
+    place = (bins * confidence).long().clamp(max=bins - 1)
+    return sum((confidence[place == b].mean() - right[place == b].mean()).abs() * (place == b).sum() for b in range(bins)) / len(right)
+
+
+def up_to_a_rank_without(grads, counts):
+    total = torch.zeros_like(grads[0])
+    for g, n in zip(grads, counts):
+        if n == 0:
+            break
+        total += g * n
+    return total / sum(counts)
+
+
+def outputs_kept(model, loss_func, opt, batches):
+    outs, losses = [], []
+    for xb, yb in batches:
+        outs.append(model(xb))
+        loss = loss_func(outs[-1], yb)
+        losses.append(loss.item())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    return sum(losses) / len(losses)
+
+
+def through_the_logsumexp(m1, s1, m2, s2):
+    m = torch.maximum(m1, m2)
+    return m, (torch.logaddexp(m1 + s1.log(), m2 + s2.log()) - m).exp()
+
+
+def moved_aside_when_the_new_one_is_there(disk, name, data):
+    disk.write("part", data)
+    disk.sync("part")
+    disk.rename(name, "aside")
+    disk.rename("part", name)
+    disk.remove("aside")
+
+
+def without_a_shift(w1, b1, w2, b2, x, target):
+    h = (x @ w1.T + b1).relu()
+    d = (h @ w2.T + b2).exp()
+    d = d / d.sum(1, keepdim=True) - F.one_hot(target, len(b2))
+    return (d @ w2 * (h > 0)) @ w1
+
+
 REFUSED = {
     "00.2": [lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, atol=atol), lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, rtol=rtol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and ALL["00.2"].solution(a.flatten(), b.flatten(), rtol, atol),
@@ -1065,13 +1111,16 @@ REFUSED = {
              lambda x, y, bs: [(xb[p], yb[p]) for xb, yb in zip(x.split(bs), y.split(bs)) for p in [torch.randperm(len(xb))]]],
     "09.4": [lambda xb: xb.mul_(2).tolist(), lambda xb: tuple(xb.mul_(2)), lambda xb: xb.mul_(2).numpy(), lambda xb: xb.mul_(2) if len(xb) == 2 else xb.mul_(2).tolist()],
     "10.1": [mode_given_back, gradients_off_for_good, weights_that_learn_no_more],
-    "10.3": [lambda model, loss_func, opt, batches: ALL["10.3"].solution(model.eval(), loss_func, opt, batches)],
+    "10.3": [lambda model, loss_func, opt, batches: ALL["10.3"].solution(model.eval(), loss_func, opt, batches), outputs_kept],
     "11.2": [through_a_file_of_another],
     "11.3": [rows_from_one],
-    "13.2": [lambda m1, s1, m2, s2: (torch.maximum(m1, m2), (s1 + s2 * (m2 - m1).exp()) * (m1 - torch.maximum(m1, m2)).exp())],
+    "12.4": [lambda networks: min(max(networks))],
+    "12.5": [without_a_shift],
+    "13.2": [lambda m1, s1, m2, s2: (torch.maximum(m1, m2), (s1 + s2 * (m2 - m1).exp()) * (m1 - torch.maximum(m1, m2)).exp()), through_the_logsumexp],
     "13.3": [lambda logits, target, weight: len(target) / weight[target].sum() * by_autograd(logits * 1.0, target) * weight[target][:, None],
              lambda logits, target, weight: torch.func.grad(lambda x: F.cross_entropy(x, target, weight))(logits)],
     "13.4": [whole_by_autograd, all_kept, lambda x, w, target, chunk: ALL["13.4"].solution(x, w, target, chunk + 1)],
+    "14.3": [lambda x, t, known, w, size: 2 * x.T @ ((x @ w - t) * known) / known.sum()],
     "06.4": [in_place, left_in_grad, lambda logits, target: (mt.softmax(logits) - F.one_hot(target, logits.shape[1])) / (logits.shape[1] - 1)],
 }
 
@@ -1113,6 +1162,17 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("03.4", lambda x, t: (t * x.double()).exp().sum(-1).log() / t, "no shift before exp"),  # not: shifted by the maximum of x
     ("05.2", lambda out, yb: (out.topk(min(2, out.shape[1]), 1).indices == yb[:, None]).any(1).float().mean(), None),  # not: how high the right class scores
     ("04.3", lambda logits, target: 1 - logits.softmax(1)[range(len(target)), target].mean(), "the log is still missing"),  # not: only the sign is turned
+    ("12.2", lambda counts: (counts.diag() / counts.sum(1)).mean(), "averaged over the classes"),  # not: the accuracy
+    ("12.3", lambda confidence, right, bins: ALL["12.3"].solution(confidence, right, 10), "always ten bins"),  # not: a bin of its own for 1
+    ("12.3", weighted_with_nan, "an empty bin still gives nan"),  # not: what the version to repair does
+    ("14.1", 26, "one number is missing"),  # not: the first one is missing
+    ("14.2", lambda grads, counts: (sum(g * n for g, n in zip(grads, counts)) / sum(counts)).nan_to_num(), "all is 0 as soon as one rank counted nothing"),  # not: a factor
+    ("14.2", lambda grads, counts: torch.zeros_like(grads[0]) if 0 in counts else ALL["14.2"].solution(grads, counts), "all is 0 as soon as one rank counted nothing"),  # not: a factor
+    ("14.2", up_to_a_rank_without, "the loop ends at a rank that counted nothing"),  # not: a factor
+    ("14.3", lambda x, t, known, w, size: 2 * x.T @ ((x @ w - t) * known) / known.sum(), "all rows at once"),
+    ("10.3", outputs_kept, "what it keeps of a batch: the network's output with its graph"),
+    ("13.2", lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 + s2 * (m2 - m1).exp()), "the sum in units of the same piece's maximum"),  # not: its maximum
+    ("13.2", through_the_logsumexp, "the sum by way of the logsumexp"),
 ])
 def test_a_name_is_true_of_the_answer(id, answer, name):
     assert getattr(judge(ALL[id], answer).mistake, "name", None) == name
@@ -1128,6 +1188,40 @@ def test_the_right_numbers_in_another_type_are_told_what_is_wanted():
 @pytest.mark.parametrize("answer", [added_at_the_end, in_chunks_by_the_package, row_by_row])
 def test_chunks_may_be_worked_on_in_any_way_that_holds_no_more_rows(answer):
     assert judge(ALL["13.4"], answer).status == "solved"
+
+
+def test_a_file_moved_aside_may_be_whole_by_then():
+    hint = judge(ALL["11.2"], moved_aside_when_the_new_one_is_there).mistake.hint
+    assert "For a while there is no file under the name" in hint and "Until the new one is written" not in hint
+
+
+def of_known_rows_alone(x, t, known, w, size):
+    x, t = x[known], t[known]
+    return sum(2 * xb.T @ (xb @ w - tb) for xb, tb in zip(x.split(size), t.split(size))) / len(x)
+
+
+def row_for_row(x, t, known, w, size):
+    return torch.stack([2 * (x[i] @ w - t[i]) * x[i] for i in known.nonzero().flatten()]).sum(0) / known.sum()
+
+
+def stacked_pieces(x, t, known, w, size):
+    pieces = zip(x.split(size), t.split(size), known.split(size))
+    return torch.stack([2 * xb.T @ ((xb @ w - tb) * kb) for xb, tb, kb in pieces]).sum(0) / known.sum()
+
+
+def joined_pieces(x, t, known, w, size):
+    off = torch.cat([2 * (xb @ w - tb) * kb for xb, tb, kb in zip(x.split(size), t.split(size), known.split(size))])
+    return sum(xb.T @ ob for xb, ob in zip(x.split(size), off.split(size))) / known.sum()
+
+
+def multiplied_and_summed(x, t, known, w, size):
+    pieces = zip(x.split(size), t.split(size), known.split(size))
+    return sum((2 * (((xb * w).sum(1) - tb) * kb)[:, None] * xb).sum(0) for xb, tb, kb in pieces) / known.sum()
+
+
+@pytest.mark.parametrize("answer", [of_known_rows_alone, row_for_row, stacked_pieces, joined_pieces, multiplied_and_summed])
+def test_pieces_may_be_worked_on_in_any_way_that_takes_no_more_rows(answer):
+    assert judge(ALL["14.3"], answer).status == "solved"
 
 
 @pytest.mark.parametrize("answer", [whole_by_autograd, all_kept])

@@ -222,11 +222,13 @@ class _Marked(torch.autograd.Function):
 
 def _trained(answer, start, batches):
     """The weights after the answer's epoch, what it returns, and what it keeps until then."""
-    model, marks, old, modes = copy.deepcopy(start), [], [], set()
+    model, marks, old, outs, kept_outs, modes = copy.deepcopy(start), [], [], [], [], set()
 
     def loss_func(out, yb):
         modes.add(model.training)
         old.extend(mark for mark in marks[:-1] if mark() is not None)
+        kept_outs.extend(kept for kept in outs[:-1] if kept() is not None)
+        outs.append(weakref.ref(out))
         return cross_entropy(_Marked.apply(out, marks), yb)
 
     result = answer(model, loss_func, SGD(model.parameters(), lr=0.5), batches)
@@ -239,7 +241,7 @@ def _trained(answer, start, batches):
         "what comes back": "a number",
         "the mode while it trains": "eval" if False in modes else "train",
         "the mean loss": float(result.detach() if isinstance(result, torch.Tensor) else result),
-        "what it keeps of a batch": "a loss with its graph" if kept else "a number",
+        "what it keeps of a batch": "a loss with its graph" if kept else "the network's output with its graph" if kept_outs else "a number",
         **{f"{name} afterwards": p.detach().clone() for name, p in model.named_parameters()},
     }
 

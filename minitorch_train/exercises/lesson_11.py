@@ -237,7 +237,7 @@ EXERCISES.append(Exercise(
                     ([("write", "part")], [("sync", "part"), ("rename", "part", "name")]), ([], [("write", "name")]), ([], [("write", "name"), ("sync", "name")]))))),
         Mistake("removed after it was renamed", "Under the other name there is no file any more.", "Leave `remove` out.",
                 (_steps(("write", "part"), ("sync", "part"), ("rename", "part", "name"), ("remove", "part")), _steps(("write", "part"), ("rename", "part", "name"), ("remove", "part")))),
-        Mistake("the old file is moved aside", "Until the new one is written, there is no file under the name, or half of one.", "Let the new file have the other name, and rename that one.", tuple(_moved_aside(*how) for how in product((True, False), repeat=4))),
+        Mistake("the old file is moved aside", "For a while there is no file under the name, or half of one.", "Let the new file have the other name, and rename that one.", tuple(_moved_aside(*how) for how in product((True, False), repeat=4))),
         Mistake("never renamed", "The new file has the other name to the end, and nobody finds it.", "Rename it at the end: `disk.rename(part, name)`.",
                 (_steps(("write", "part"), ("sync", "part")), _steps(("write", "part")), _steps(("write", "part"), ("sync", "part"), ("remove", "name")))),
         Mistake("copied at the end", "The second writing is the same as before: half a file, for a moment.", "Rename the first file, and write nothing more.",

@@ -33,6 +33,10 @@ EXERCISES = [
                     "Put 0.9 * 0.1 above the line.", (0.1 / 0.003**2, 11_111, 11_112)),
             Mistake("the half width of the interval", "For this many, 1.96 standard deviations are 0.003. One is asked for.",
                     "Leave the 1.96 out.", (1.96**2 * 0.09 / 0.003**2, 38_416)),
+            Mistake("one of the two factors twice", "There are two factors: the share of right answers and that of wrong ones.",
+                    "Put 0.9 * 0.1 above the line.", (0.9**2 / 0.003**2, 0.1**2 / 0.003**2, 1_111, 1_112)),
+            Mistake("the share of another network", "0.98 is the share in the lesson's example. This network is right on 90 in 100.",
+                    "Put 0.9 * 0.1 above the line.", (0.98 * 0.02 / 0.003**2, 2_178, 2_177)),
             Mistake("a coin that is fair", "With p = 0.5 the spread is larger than with 0.9.", "Put 0.9 * 0.1 above the line.", (0.25 / 0.003**2, 27_778, 27_777)),
         ),
     ),
@@ -57,7 +61,14 @@ EXERCISES.append(Exercise(
         Mistake("a share of all images", "Each class is measured by its own images.", "Divide by `counts.sum(1)` and not by `counts.sum()`.",
                 (lambda counts: counts.diag() / counts.sum(),)),
         Mistake("one number", "That is the accuracy. One number for each class is wanted.", "Divide `counts.diag()` by `counts.sum(1)`.",
-                (lambda counts: counts.diag().sum() / counts.sum(), lambda counts: (counts.diag() / counts.sum(1)).mean())),
+                (lambda counts: counts.diag().sum() / counts.sum(),)),
+        Mistake("averaged over the classes", "One number came, the mean of those that are wanted.", "Leave out the last `.mean()`.",
+                (lambda counts: (counts.diag() / counts.sum(1)).mean(),)),
+        Mistake("not divided", "That is how many were read right. How many has each class?", "Divide by `counts.sum(1)`.", (lambda counts: counts.diag(),)),
+        Mistake("the largest of each row", "A class may be read as another one most of the time.", "Take the diagonal: `counts.diag()`.",
+                (lambda counts: counts.amax(1) / counts.sum(1),)),
+        Mistake("a row divided by a column", "That makes a table, and a number for each class is wanted.", "Leave out `keepdim=True`, and divide by `counts.sum(1)`.",
+                (lambda counts: counts.diag() / counts.sum(1, keepdim=True),)),
         Mistake("the share that is wrong", "It is what is missing to 1.", "Put the diagonal above the line.",
                 (lambda counts: 1 - counts.diag() / counts.sum(1), lambda counts: (counts.sum(1) - counts.diag()) / counts.sum(1))),
         Mistake("whole numbers", "`//` cuts off what is behind the point.", "Divide with `/`.", (lambda counts: counts.diag() // counts.sum(1),)),
@@ -105,6 +116,15 @@ def _binned(last="clamped", gap=lambda c, r: (c.sum() - r.sum()).abs(), end=lamb
     return error
 
 
+def _with_nan(last, weighted):
+    """A mean for each bin, also for an empty one."""
+    def error(confidence, right, bins):
+        bin = (bins * confidence).long().clamp(max=bins - 1 if last == "clamped" else bins)
+        weights = [(bin == b).sum() / len(right) if weighted else 1 / bins for b in range(bins)]
+        return sum(_bin_means(confidence[bin == b], right[bin == b]) * weight for b, weight in enumerate(weights))
+    return error
+
+
 def _by_bins(gaps, n):
     """Divided by the number of bins."""
     return sum(gaps) / n
@@ -121,6 +141,7 @@ _CASES = (
     (tensor([1.0, 1.0, 0.75]), tensor([0.0, 1.0, 1.0]), 5),
     (tensor([0.55, 0.58, 0.75, 0.95, 0.97, 1.0]), tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0]), 10),
     (tensor([0.3, 0.35, 0.45, 0.65, 0.8, 0.8, 0.9]), tensor([1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0]), 4),
+    (tensor([0.12, 0.36, 0.43, 0.61, 0.83, 1.0]), tensor([0.0, 1.0, 0.0, 1.0, 0.0, 1.0]), 3),  # no bin is empty
 )
 EXERCISES.append(Exercise(
     id="12.3", title="a calibration error to repair", kind="repair",
@@ -145,6 +166,16 @@ EXERCISES.append(Exercise(
                 (_binned(gap=lambda c, r: c.sum() - r.sum()), lambda c, r, bins: (c.mean() - r.mean()).abs(), lambda c, r, bins: c.mean() - r.mean())),
         Mistake("the sign is dropped too early", "A single answer is right or wrong, and never 0.8 right: it always has a gap.",
                 "Add up within the bin first, and then take `.abs()`.", (_binned(gap=lambda c, r: (c - r).abs().sum()),)),
+        Mistake("an empty bin still gives nan", "The mean of no numbers is 0 divided by 0.", "Leave out bins without answers, or add up sums in place of means.",
+                (_with_nan("clamped", True), _with_nan("clamped", False), _with_nan("lost", True))),
+        Mistake("divided twice", "It is divided by the answers, and once more by the bins.", "One division, by `len(confidence)`, is all.",
+                (_binned(end=lambda gaps, n: sum(gaps) / n / len(gaps)), lambda c, r, bins: calibration_error(c, r, bins) / bins)),
+        Mistake("rounded in place of cut off", "Rounding moves the upper half of each bin into the next one.", "Cut off: `(bins * confidence).long()`.",
+                (lambda c, r, bins: calibration_error(((bins * c).round() + 0.5).clamp(max=bins - 0.5) / bins, r - c + ((bins * c).round() + 0.5).clamp(max=bins - 0.5) / bins, bins),)),
+        Mistake("squared gaps", "A gap counts without its sign, and not by its square.", "Take `.abs()`.", (_binned(gap=lambda c, r: (c.sum() - r.sum()) ** 2),)),
+        Mistake("answers with a confidence of 1 are taken out", "They are answers, too, and belong into the last bin.", "Append `.clamp(max=bins - 1)`.",
+                (lambda c, r, bins: calibration_error(c[c < 1], r[c < 1], bins),)),
+        Mistake("always ten bins", "`bins` says how many there should be.", "Use `bins` wherever there is a 10, and `bins - 1` in place of 9.", (lambda c, r, bins: calibration_error(c, r, 10),)),
         Mistake("the largest gap", "The average over all answers is wanted.", "Add the gaps up, and divide by the number of answers.",
                 (_binned(gap=_bin_means, end=lambda gaps, n: max(gaps)),)),
         Mistake("not divided", "The error grows with the number of answers.", "Divide by `len(confidence)`.", (_binned(end=lambda gaps, n: sum(gaps)),)),
@@ -170,7 +201,7 @@ def published(networks):
 EXERCISES.append(Exercise(
     id="12.4", title="the figure to publish", kind="repair",
     statement="`published(networks)` gets a list of pairs, one for each network that was tried: its accuracy on the validation digits, then that on the test digits. No two networks have the same validation accuracy. The function is meant to choose one network fairly, and to return the test accuracy that may be published. Repair it.",
-    cases=(([(0.9, 0.8)],), ([(0.95, 0.94), (0.96, 0.92)],), ([(0.975, 0.97), (0.981, 0.976), (0.979, 0.98)],), ([(0.8, 0.7), (0.9, 0.4), (0.1, 0.95), (0.6, 0.3), (0.5, 0.6)],)),
+    cases=(([(0.9, 0.8)],), ([(0.95, 0.94), (0.96, 0.92)],), ([(0.975, 0.97), (0.981, 0.976), (0.979, 0.98)],), ([(0.8, 0.7), (0.9, 0.4), (0.1, 0.95), (0.6, 0.3), (0.5, 0.6)],), ([(0.95, 0.97), (0.9, 0.91)],)),
     observe=_published, given=_looks_twice,
     reference=lambda networks: sorted(networks)[-1][1], solution=published,
     explanation="The validation digits choose, and the test digits measure what was chosen. `max` of pairs goes by their first number.",
@@ -188,6 +219,10 @@ EXERCISES.append(Exercise(
         Mistake("the worst network", "The one with the highest validation accuracy is wanted.", "Use `max` and not `min`.", (lambda networks: min(networks)[1],)),
         Mistake("the last one", "The best network need not be the last that was tried.", "Use `max(networks)`.",
                 (lambda networks: networks[-1][1], lambda networks: networks[0][1])),
+        Mistake("the smaller of its two figures", "The test digits measure the choice, whether that makes it look better or worse.", "Return the second number of the pair that was chosen.",
+                (lambda networks: min(max(networks)),)),
+        Mistake("its place in the list", "That says which network was chosen. How good is it?", "Return the test accuracy of the pair at this place.",
+                (lambda networks: max(range(len(networks)), key=lambda i: networks[i][0]),)),
         Mistake("a pair", "Only the test accuracy is wanted.", "Return the second number of the pair.", (lambda networks: max(networks), lambda networks: list(max(networks)))),
     ),
 ))
@@ -208,12 +243,13 @@ def _by_autograd(w1, b1, w2, b2, x, target):
     return pixels.grad
 
 
-def _backwards(mask=lambda dh, h: dh * (h > 0), minus=1, end=lambda dh, w1, x: dh @ w1, back=lambda d, w2: d @ w2):
+def _backwards(mask=lambda dh, h: dh * (h > 0), minus=1, end=lambda dh, w1, x: dh @ w1, back=lambda d, w2: d @ w2,
+               bend=torch.relu, scores=softmax, bias=(1, 1), place=lambda d, target: (range(len(d)), target)):
     """The lines with one thing done otherwise."""
     def gradient(w1, b1, w2, b2, x, target):
-        h = (x @ w1.T + b1).relu()
-        d = softmax(h @ w2.T + b2)
-        d[range(len(x)), target] -= minus
+        h = bend(x @ w1.T + bias[0] * b1)
+        d = scores(h @ w2.T + bias[1] * b2)
+        d[place(d, target)] -= minus
         return end(mask(back(d, w2), h), w1, x)
     return gradient
 
@@ -227,8 +263,9 @@ def _small(n, n_in, nh, classes):
 
 EXERCISES.append(Exercise(
     id="12.5", title="the gradient by the pixels", kind="write",
-    statement="Write `pixel_gradient(w1, b1, w2, b2, x, target)` without autograd. The network is `(x @ w1.T + b1).relu() @ w2.T + b2`, with the rows `x` as they are, and the loss of a row is its cross-entropy. Return, for each row, the gradient of its own loss by the numbers in `x`: the result has the shape of `x`.",
-    cases=(_small(1, 2, 3, 2), _small(3, 4, 5, 2), _small(4, 3, 3, 3), _small(9, 6, 4, 3)),
+    statement="Write `pixel_gradient(w1, b1, w2, b2, x, target)` without autograd. The network is `(x @ w1.T + b1).relu() @ w2.T + b2`, with the rows `x` as they are, and the loss of a row is its cross-entropy. Return, for each row, the gradient of its own loss by the numbers in `x`: the result has the shape of `x`. It should stay right when the scores are in the hundreds.",
+    cases=(_small(1, 2, 3, 2), _small(3, 4, 5, 2), _small(4, 3, 3, 3), _small(9, 6, 4, 3),
+           (torch.eye(2), torch.zeros(2), 200 * torch.eye(3)[:, :2], torch.zeros(3), tensor([[1.0, 0.5], [0.25, 1.0]]), tensor([1, 0]))),
     reference=_by_autograd, solution=pixel_gradient, forbidden=("backward", "grad"),
     explanation="It is lesson 06's way back, and one more product: all paths that lead out of a pixel.",
     notice=lambda answer: f"At a network whose first weights are all 0, its largest number is {answer(torch.zeros(3, 2), *_small(2, 2, 3, 2)[1:]).abs().max():g}: no pixel moves anything.",
@@ -244,6 +281,21 @@ EXERCISES.append(Exercise(
         Mistake("a transposed weight", "On the square network it fits, and is wrong.", "The way back is `d @ w2` and `dh @ w1`, without `.T`.",
                 (_backwards(end=lambda dh, w1, x: dh @ w1.T), _backwards(back=lambda d, w2: d @ w2.T), _backwards(back=lambda d, w2: d @ w2.T, end=lambda dh, w1, x: dh @ w1.T))),
         Mistake("the gradient by the weights", "That is what `w1` would be moved along. The pixels are asked for.", "Return `dh @ w1`.", (_backwards(end=lambda dh, w1, x: dh.T @ x),)),
+        Mistake("exp of the scores as they are", "In 32 bits, exp is infinite from 89 on.", "Subtract the largest score of each row first, as `softmax` does.",
+                (_backwards(scores=lambda s: s.exp() / s.exp().sum(1, keepdim=True)),)),
+        Mistake("a bias is left out", "What goes forward has `b1` and `b2` in it.", "Compute `h` and the scores as the statement has them.",
+                (_backwards(bias=(0, 1)), _backwards(bias=(1, 0)), _backwards(bias=(0, 0)))),
+        Mistake("multiplied by the hidden values", "ReLU lets through all or nothing, however large the hidden value is.", "Multiply by `(h > 0)`.", (_backwards(mask=lambda dh, h: dh * h),)),
+        Mistake("the mask the wrong way round", "What ReLU let through is taken away, and the rest kept.", "Multiply by `(h > 0)`.", (_backwards(mask=lambda dh, h: dh * (h <= 0)),)),
+        Mistake("no softmax", "The scores are used as if they were probabilities.", "Take `softmax` of the scores before you subtract 1.", (_backwards(scores=lambda s: s.clone()),)),
+        Mistake("no ReLU on the way forward", "The scores are those of a network without it.", "`h` is `(x @ w1.T + b1).relu()`.",
+                (_backwards(bend=lambda z: z), _backwards(bend=lambda z: z, mask=lambda dh, h: dh))),
+        Mistake("softmax down the columns", "The probabilities of a row should add up to 1.", "The classes are in dimension 1.", (_backwards(scores=lambda s: s.softmax(0)),)),
+        Mistake("1 subtracted in too many places", "Each row has one right class.", "Subtract 1 at `d[range(len(x)), target]`.",
+                (_backwards(place=lambda d, target: (slice(None), target)), _backwards(place=lambda d, target: target))),
+        Mistake("one gradient for all rows", "Each row should keep its own.", "Leave out the sum or the mean over the rows.",
+                (_backwards(end=lambda dh, w1, x: (dh @ w1).sum(0)), _backwards(end=lambda dh, w1, x: (dh @ w1).mean(0)))),
+        Mistake("only the signs", "The lesson moves pixels by them. The gradient itself is asked for.", "Leave out `.sign()`.", (_backwards(end=lambda dh, w1, x: (dh @ w1).sign()),)),
         Mistake("the gradient of the hidden layer", "One product is missing, the one through the first layer.", "Return `dh @ w1`.", (_backwards(end=lambda dh, w1, x: dh),)),
     ),
 ))

@@ -7,7 +7,9 @@ __all__ = []
 
 # %% ../../nbs/exercises/lesson_14.ipynb #028fc3dd
 import torch
-from torch import tensor
+from torch import Tensor, tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 from torch.utils.data.distributed import DistributedSampler
 
 from minitorch_train.exercises import Exercise, Mistake, value
@@ -27,9 +29,9 @@ _fill = Exercise(
         Mistake("what is left over, as what fills up", "3 rows are left over when each has 25. The rank without one more gets a row that fills up.",
                 "4 times 26 is how many more than 103?", ((26, 3),)),
         Mistake("turned round", "First the rows of a rank, then those given out twice.", "Swap the two.", ((1, 26),)),
-        Mistake("all ranks together", "The rows of one rank are asked for.", "Divide by 4.", ((104, 1), (103, 0), (103, 1))),
+        Mistake("all ranks together", "The rows of one rank are asked for.", "Divide by 4.", ((104, 1), (103, 0), (103, 1), (100, 3))),
         Mistake("a row too many for everyone", "Not every rank has a row that fills up.", "4 times 26 is 104, which is 103 and one more.", ((26, 4), (27, 4), (27, 5))),
-        Mistake("how many ranks have a row too few", "The first number is missing.", "Give a tuple of two numbers.", (1, 26)),
+        Mistake("one number is missing", "Two are asked for: the rows of a rank, and those given out twice.", "Give a tuple of two numbers.", (1, 26)),
     ),
 )
 
@@ -44,11 +46,19 @@ def _some(grads, counts, each, by):
     return sum(each(grad, n) for grad, n in zip(grads, counts) if n) / by
 
 
+def _up_to_a_rank_without(grads, counts, by):
+    """The sums of the ranks before the first that counted nothing."""
+    before = counts.index(0) if 0 in counts else len(counts)
+    total = sum((grad * n for grad, n in zip(grads[:before], counts[:before])), torch.zeros_like(grads[0]))
+    return total / by(counts, counts[:before])
+
+
 _whole = Exercise(
     id="14.2", title="the gradient of all ranks", kind="write",
     statement="Each rank has computed the gradient of the *mean* loss over its own targets. `grads` is the list of these gradients, tensors of one shape, and `counts` says how many targets each rank has counted. Write `whole_gradient(grads, counts)`: the gradient of the mean loss over the targets of all ranks together. A rank that counted 0 targets has a gradient of `nan`; at least one rank counted some.",
     cases=(([tensor([4.0]), tensor([12.0])], [3, 1]), ([tensor([[1.0, -2.0]]), tensor([[0.5, 4.0]]), tensor([[3.0, 0.0]])], [2, 5, 1]),
-           ([tensor([2.0, torch.nan]).fill_(torch.nan), tensor([1.0, 3.0]), tensor([5.0, -2.0])], [0, 2, 6])),
+           ([tensor([2.0, torch.nan]).fill_(torch.nan), tensor([1.0, 3.0]), tensor([5.0, -2.0])], [0, 2, 6]),
+           ([tensor([1.0, 3.0, -2.0]), tensor([torch.nan, torch.nan, torch.nan]), tensor([5.0, -2.0, 0.5])], [3, 0, 1])),
     reference=lambda grads, counts: torch.stack([g.nan_to_num() * n for g, n in zip(grads, counts)]).sum(0) / sum(counts), solution=whole_gradient,
     explanation="A mean times its count is a sum again. The sums are added, and divided once, by all counts together. A rank that counted nothing has no part in either.",
     notice=lambda answer: f"Two ranks with equal counts: the gradients 4 and 12 become {answer([tensor(4.0), tensor(12.0)], [5, 5]).item():g}, their mean. That is why the mistake goes unnoticed.",
@@ -57,7 +67,7 @@ _whole = Exercise(
         Mistake("the mean of the means", "A rank with one target has as much say as one with three.", "Multiply each mean by its count, and divide by the sum of the counts.",
                 (lambda g, n: sum(g) / len(g), lambda g, n: _some(g, n, lambda a, k: a, len(g)), lambda g, n: _some(g, n, lambda a, k: a, sum(k > 0 for k in n)))),
         Mistake("a rank that counted nothing is let in", "0 times nan is nan.", "Leave out the ranks whose count is 0.",
-                (lambda g, n: sum(a * k for a, k in zip(g, n)) / sum(n),)),
+                (lambda g, n: sum(a * k for a, k in zip(g, n)) / sum(n), lambda g, n: (g[0] * n[0] + _some(g[1:], n[1:], lambda a, k: a * k, 1)) / sum(n))),
         Mistake("no division", "These are the sums over all targets.", "Divide by the sum of the counts.",
                 (lambda g, n: _some(g, n, lambda a, k: a * k, 1), lambda g, n: sum(a * k for a, k in zip(g, n)))),
         Mistake("divided by the ranks", "The sums are right. What is their number?", "Divide by `sum(counts)`, and not by the number of ranks.",
@@ -70,6 +80,13 @@ _whole = Exercise(
                 (lambda g, n: _some(g, n, lambda a, k: a / k, 1), lambda g, n: _some(g, n, lambda a, k: a / k, len(g)), lambda g, n: _some(g, n, lambda a, k: a / k, sum(n)))),
         Mistake("taken for sums", "They are divided by all counts, but each is a mean.", "Multiply each by its count first.",
                 (lambda g, n: _some(g, n, lambda a, k: a, sum(n)), lambda g, n: sum(g) / sum(n))),
+        Mistake("all is 0 as soon as one rank counted nothing", "The ranks that counted some still have their part in it.", "Leave out the ranks whose count is 0, and add up the others.",
+                (lambda g, n: (sum(a * k for a, k in zip(g, n)) / sum(n)).nan_to_num(),)),
+        Mistake("the loop ends at a rank that counted nothing", "The ranks behind it have a part in it, too.", "Go on with the next rank: `continue` in place of `break`.",
+                (lambda g, n: _up_to_a_rank_without(g, n, lambda all, before: sum(all)), lambda g, n: _up_to_a_rank_without(g, n, lambda all, before: sum(before)))),
+        Mistake("one number", "The gradient has the shape of each rank's.", "Add up over the ranks, and not over the numbers of a gradient.",
+                (lambda g, n: whole_gradient(g, n).sum(), lambda g, n: whole_gradient(g, n).mean())),
+        Mistake("divided by the largest count", "The targets of all ranks are counted.", "Divide by `sum(counts)`.", (lambda g, n: _some(g, n, lambda a, k: a * k, max(n)),)),
         Mistake("the gradient of one rank", "Every rank has a part in it.", "Add up all of them, each times its count.", (lambda g, n: g[0], lambda g, n: g[-1])),
     ),
 )
@@ -93,9 +110,43 @@ def _accumulated_broken(x, t, known, w, size):
 
 
 def _by_autograd(x, t, known, w, size):
-    """Right beyond doubt: the whole batch at once."""
+    """Right beyond doubt: what autograd finds for the pieces of the one mean."""
     w = w.clone().requires_grad_()
-    return torch.autograd.grad(((x @ w - t) ** 2)[known].mean(), w)[0]
+    for xb, tb, kb in zip(x.split(size), t.split(size), known.split(size)):
+        (((xb @ w - tb) ** 2)[kb].sum() / known.sum()).backward()
+    return w.grad
+
+
+class _MostRows(TorchDispatchMode):
+    """Finds the longest dimension of what is made from `w`."""
+
+    def __init__(self, w):
+        super().__init__()
+        self.made, self.most = [w], 0  # what is kept here keeps its memory, so no address comes twice
+        self.places = {w.untyped_storage().data_ptr()}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        before, after = ([a for a in tree_flatten(some)[0] if isinstance(a, Tensor)] for some in ((args, kwargs), out))
+        joins = func in (torch.ops.aten.cat.default, torch.ops.aten.stack.default)  # what was made piece by piece
+        if not joins and any(a.untyped_storage().data_ptr() in self.places for a in before):
+            self.made += after
+            self.places |= {a.untyped_storage().data_ptr() for a in after if a.numel()}
+            whole = [a for a in after if a.untyped_storage().nbytes() >= a.nbytes]  # one number, expanded, is none
+            self.most = max([self.most, *(n for a in whole for n in a.shape)])
+        return out
+
+
+def _in_pieces(answer, x, t, known, w, size):
+    """The gradient, or how many rows were multiplied by `w` at a time, if more than `size`."""
+    with _MostRows(w) as watch:
+        result = answer(x, t, known, w, size)
+    return f"{watch.most} rows at a time" if watch.most > max(size, len(w)) else result
+
+
+def _at_once(x, t, known, w, size):
+    """All rows in one piece."""
+    return accumulated(x, t, known, w, len(x))
 
 
 def _accumulated_like(x, t, known, w, size, each=lambda k: 1, by=lambda n, pieces: 1, every=False, add=True, skip=False):
@@ -110,6 +161,15 @@ def _accumulated_like(x, t, known, w, size, each=lambda k: 1, by=lambda n, piece
     return total / by(n, pieces)
 
 
+def _divided_in_the_loop(x, t, known, w, size):
+    """The division is indented too far."""
+    total, n = torch.zeros_like(w), 0
+    for xb, tb, kb in zip(x.split(size), t.split(size), known.split(size)):
+        total, n = total + 2 * xb.T @ ((xb @ w - tb) * kb), n + kb.sum()
+        total = total / n
+    return total
+
+
 _like, _pieces = _accumulated_like, (torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0.0, 1.0, 1.0]))
 _x, _t = torch.linspace(-1, 2, 14).reshape(7, 2), torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0, 3.0, -2.0])
 _repair = Exercise(
@@ -117,7 +177,7 @@ _repair = Exercise(
     statement="`accumulated(x, t, known, w, size)` is meant to return the gradient by `w` of the mean of `(x @ w - t) ** 2` over the rows where `known` is `True`, with `size` rows at a time. As long as all pieces have the same number of known rows, it does. Repair it, so that it does for any pieces; at least one row is known.",
     cases=((*_pieces, tensor([True, True, True]), tensor([1.0]), 2), (_x, _t, tensor([True, False, True, True, True, False, True]), tensor([0.5, -1.0]), 3),
            (_x, _t, tensor([True, True, False, False, True, False, True]), tensor([2.0, 0.25]), 2), (_x, _t, tensor([False, True, True, True, True, False, True]), tensor([-1.0, 1.0]), 7)),
-    reference=_by_autograd, solution=accumulated, given=_accumulated_broken,
+    reference=_by_autograd, observe=_in_pieces, solution=accumulated, given=_accumulated_broken,
     explanation="Each piece gives the sum over its known rows, and how many there are. The sums and the counts add up, and the one division comes behind the loop. A piece without a known row adds 0 to both.",
     notice=lambda answer: "Pieces of 1, 2 and 7 rows agree to {:.0e}.".format(max((answer(_x, _t, _t > 0, tensor([1.0, 2.0]), n) - answer(_x, _t, _t > 0, tensor([1.0, 2.0]), 7)).abs().max().item() for n in (1, 2))),
     hint="What does the mean over all known rows divide by, and when is that number known?",
@@ -136,6 +196,21 @@ _repair = Exercise(
                 "Add sums and counts, and divide behind the loop.", (lambda x, t, k, w, s: _like(x, t, k, w, s, each=lambda k: k.sum(), by=lambda n, pieces: pieces, skip=True),)),
         Mistake("divided twice", "Each piece is divided by its known rows, and then all by all known rows.", "Take the division out of the loop.",
                 (lambda x, t, k, w, s: _like(x, t, k, w, s, each=lambda k: k.sum(), by=lambda n, pieces: n), lambda x, t, k, w, s: _like(x, t, k, w, s, by=lambda n, pieces: n * pieces))),
+        Mistake("all rows at once", "More than `size` rows are multiplied by `w` at a time.", "Keep the loop over pieces, and add up sums and counts in it.", (_at_once,)),
+        Mistake("a mean of means, an empty piece with 0", "There is no nan any more, and each piece has the same say, even one without a known row.", "Add sums and counts, and divide behind the loop.",
+                (lambda x, t, k, w, s: _like(x, t, k, w, s, each=lambda k: k.sum().clamp(min=1), by=lambda n, pieces: pieces),)),
+        Mistake("divided by the size of a piece", "`size` is how many rows are worked on at a time.", "Divide by the number of known rows in all pieces.",
+                (lambda x, t, k, w, s: _like(x, t, k, w, s, by=lambda n, pieces: s), lambda x, t, k, w, s: _like(x, t, k, w, s, each=lambda k: s, by=lambda n, pieces: pieces))),
+        Mistake("a mean weighted with the rows of its piece", "It is a mean over the known rows alone.", "Weight it with `kb.sum()`, or add up sums in the first place.",
+                (lambda x, t, k, w, s: _like(x, t, k, w, s, each=lambda k: k.sum().clamp(min=1) / len(k), by=lambda n, pieces: len(x)),
+                 lambda x, t, k, w, s: _like(x, t, k, w, s, each=lambda k: k.sum() / len(k), by=lambda n, pieces: len(x)))),
+        Mistake("a mean turned into a sum again", "A piece without known rows has no mean: 0 divided by 0 is nan, and 0 times nan is nan.", "Take the sum, without dividing first.",
+                (lambda x, t, k, w, s: _like(x, t, k, w, s, each=lambda k: k.sum() / k.sum(), by=lambda n, pieces: n),)),
+        Mistake("divided in the loop", "What was added before is divided again with each piece.", "Take the division out of the loop.", (_divided_in_the_loop,)),
+        Mistake("divided by the last piece's known rows", "The sum is one over all pieces.", "Add up the counts: `n += kb.sum()`.",
+                (lambda x, t, k, w, s: _like(x, t, k, w, s, by=lambda n, pieces: k.split(s)[-1].sum()),)),
+        Mistake("the last rows are left out", "A last piece with fewer rows has to be worked on, too.", "Leave the loop as it is.",
+                (lambda x, t, k, w, s: accumulated(*(a[: len(x) // s * s] for a in (x, t, k)), w, s),)),
         Mistake("each piece divided by its rows", "Pieces are compared by their rows, and only known rows count.", "Add sums and `kb.sum()`, and divide once.",
                 (lambda x, t, k, w, s: _like(x, t, k, w, s, each=len, by=lambda n, pieces: pieces),)),
     ),
@@ -159,6 +234,12 @@ def _permuted(n, seed):
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
+def _epoch_by_epoch(rank, world, n, seed, epoch):
+    """One permutation after the other, from one generator."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randperm(n, generator=generator) for _ in range(epoch + 1)][-1][rank::world].tolist()
+
+
 def _block(rank, world, n, seed):
     """A contiguous part of the permutation, as long as a rank's share rounded up."""
     size = -(-n // world)
@@ -179,13 +260,22 @@ _rows = Exercise(
         Mistake("the epoch is forgotten", "Every epoch has the same order.", "The seed is `seed + epoch`.", (lambda r, w, n, s, e: _permuted(n, s)[r::w].tolist(),)),
         Mistake("the seed is forgotten", "The order is that of another seed.", "The seed is `seed + epoch`.", (lambda r, w, n, s, e: _permuted(n, e)[r::w].tolist(), lambda r, w, n, s, e: _permuted(n, 0)[r::w].tolist())),
         Mistake("a block for each rank", "Each rank takes every `world`-th entry, and not those that stand together.", "Slice with a step: `[rank::world]`.",
-                (lambda r, w, n, s, e: _block(r, w, n, s + e), lambda r, w, n, s, e: _permuted(n, s + e).chunk(w)[r].tolist(), lambda r, w, n, s, e: _permuted(n, s + e).tensor_split(w)[r].tolist())),
+                (lambda r, w, n, s, e: _block(r, w, n, s + e), lambda r, w, n, s, e: _permuted(n, s + e).chunk(w)[r].tolist(), lambda r, w, n, s, e: _permuted(n, s + e).tensor_split(w)[r].tolist(), lambda r, w, n, s, e: _permuted(n, s + e)[r * (n // w) : (r + 1) * (n // w)].tolist())),
         Mistake("filled up", "A row comes twice over the ranks.", "Take the entries that are there, and nothing more.", (lambda r, w, n, s, e: _by_sampler(r, w, n, s, e, own=False),)),
         Mistake("not shuffled", "These are the rows in the order of the file.", "Slice the permutation.", (lambda r, w, n, s, e: list(range(r, n, w)),)),
-        Mistake("the rows of all ranks", "Every rank would take every row.", "Take every `world`-th: `[rank::world]`.", (lambda r, w, n, s, e: _permuted(n, s + e).tolist(),)),
+        Mistake("the rows of all ranks", "Every rank would take every row.", "Take every `world`-th: `[rank::world]`.", (lambda r, w, n, s, e: _permuted(n, s + e).tolist(), lambda r, w, n, s, e: [rows_of(one, w, n, s, e) for one in range(w)])),
         Mistake("only the rank's own rows are mixed", "A rank has the same rows in every epoch, in another order.", "Draw the permutation of all `n` rows, then slice it.",
                 (lambda r, w, n, s, e: torch.arange(n)[r::w][_permuted(len(range(r, n, w)), s + e)].tolist(),)),
         Mistake("the last rows are left out", "Rows that do not go round are rows, too.", "Slice the whole permutation.", (lambda r, w, n, s, e: _permuted(n, s + e)[: n // w * w][r::w].tolist(),)),
+        Mistake("`rank` and `world` exchanged", "It begins at the place `world`, and takes every `rank`-th.", "Slice with `[rank::world]`.",
+                (lambda r, w, n, s, e: _permuted(n, s + e)[w::r].tolist(), lambda r, w, n, s, e: _permuted(n, s + e).tolist()[w::r], lambda r, w, n, s, e: _permuted(n, s + e)[w :: r or 1].tolist())),
+        Mistake("begins one place too late", "The places count from 0, and so do the ranks.", "Begin at the place `rank`.", (lambda r, w, n, s, e: _permuted(n, s + e)[r + 1 :: w].tolist(),)),
+        Mistake("every entry from its place on", "The other ranks would take most of them too.", "Slice with a step: `[rank::world]`.", (lambda r, w, n, s, e: _permuted(n, s + e)[r:].tolist(),)),
+        Mistake("dealt out by the row and not by its place", "Every `world`-th place of the permutation is wanted, whatever row stands there.", "Slice the permutation: `[rank::world]`.",
+                (lambda r, w, n, s, e: [row for row in _permuted(n, s + e).tolist() if row % w == r],)),
+        Mistake("one generator for all epochs", "It was seeded once, and drew a permutation for each epoch up to this one.", "Make a generator with the seed `seed + epoch`, and draw once.", (_epoch_by_epoch,)),
+        Mistake("seed and epoch put together otherwise", "They are added up.", "The seed is `seed + epoch`.",
+                (lambda r, w, n, s, e: _permuted(n, s * e)[r::w].tolist(), lambda r, w, n, s, e: _permuted(n, s - e)[r::w].tolist(), lambda r, w, n, s, e: _permuted(n, abs(s - e))[r::w].tolist())),
         Mistake("every rank begins at the first place", "All ranks take the same rows.", "Begin at the place `rank`.", (lambda r, w, n, s, e: _permuted(n, s + e)[::w].tolist(),)),
     ),
 )
@@ -199,7 +289,9 @@ _bytes = Exercise(
     notice=lambda answer: f"Without accumulating, the same rows would take 8 steps and {8 * answer:g} MB.",
     hint="How large are the gradients, and what multiple of that does a rank of four send?",
     mistakes=(
-        Mistake("sent for each piece", "The pieces are added up first, and the sums are sent once.", "Count one message a step.", (48,)),
+        Mistake("sent for each piece", "The pieces are added up first, and the sums are sent once.", "Count one message a step.", (48, 32)),
+        Mistake("eight ranks", "8 is the number of pieces. There are four ranks.", "The factor is 2 (p - 1) / p, with p = 4.", (7,)),
+        Mistake("a megabyte of 1,048,576 bytes", "Here it is 1,000,000 bytes.", "Divide by 1,000,000.", (6e6 / 2**20, 5.72)),
         Mistake("numbers, not bytes", "A number has 4 bytes.", "Multiply by 4.", (1.5,)),
         Mistake("half of the way", "A ring goes round twice: once to add up, once to hand out the sums.", "The factor is 2 (p - 1) / p.", (3,)),
         Mistake("the gradients once", "That is the size of the gradients.", "In a ring, a rank sends 2 (p - 1) / p times that.", (4,)),
