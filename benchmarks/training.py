@@ -82,7 +82,7 @@ def fast_recipe(seed):
     """The accuracy and the seconds of the fast recipe, reading the digits and validation included."""
     start = time.perf_counter()
     with contextlib.redirect_stdout(None):
-        _, accuracy = cli._train(cli._settings({"recipe": "fast", "seed": seed}, None, False), None, False, History())
+        _, accuracy = cli._train(cli._settings({"recipe": "fast", "seed": seed}, None, False), None, False, History(), "cpu", (0, 1))
     return accuracy, time.perf_counter() - start
 
 
