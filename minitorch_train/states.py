@@ -262,7 +262,8 @@ def random_state(generators: list[torch.Generator]) -> dict[str, Any]:
 def set_random_state(state: dict[str, Any], generators: list[torch.Generator]) -> None:
     """Put every source of random numbers back to a state of `random_state`, with as many generators as then."""
     torch.set_rng_state(state["torch"])
-    torch.cuda.set_rng_state_all(state.get("cuda", []))  # an older checkpoint has none
+    cards = state.get("cuda", [])[: torch.cuda.device_count()]  # an older checkpoint has none, another machine fewer
+    torch.cuda.set_rng_state_all(cards)
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     for generator, its_state in zip(generators, state["loaders"], strict=True):

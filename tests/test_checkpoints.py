@@ -23,7 +23,7 @@ from minitorch_train.fitting import fit
 from minitorch_train.functional import cross_entropy
 from minitorch_train.loading import Dataset, get_dls
 from minitorch_train.optim import SGD
-from minitorch_train.states import check_writable, checksum, write_whole
+from minitorch_train.states import check_writable, checksum, random_state, set_random_state, write_whole
 
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes with names, permission bits and links belong to POSIX")
 
@@ -310,3 +310,12 @@ def test_an_interrupt_leaves_no_half_file(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_whole(tmp_path / "a", b"1")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("cards", [0, 1, 2, 3])
+def test_a_state_of_two_graphics_cards_is_taken_where_there_are_others(cards, monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", taken.extend)
+    set_random_state({**random_state([]), "cuda": ["first", "second"]}, [])
+    assert taken == ["first", "second"][:cards]
