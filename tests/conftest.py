@@ -1,6 +1,7 @@
 """What all tests need."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -19,3 +20,18 @@ def device(request):
     torch.set_default_device(request.param)
     yield request.param
     torch.set_default_device(None)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The system's Chromium, or Chrome where there is none, which asks for nothing from elsewhere by itself."""
+    from playwright.sync_api import Error, sync_playwright
+    path = shutil.which("chromium")
+    with sync_playwright() as playwright:
+        try:
+            found = playwright.chromium.launch(
+                executable_path=path, channel=None if path else "chrome", args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+        except Error as error:
+            pytest.fail(f'no Chromium starts: install it (`apt-get install chromium`), or leave these tests out with `pytest -m "not browser and not busy"`\n{error}')
+        yield found
+        found.close()

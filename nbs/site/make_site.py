@@ -48,6 +48,8 @@ def lesson_page(path: Path) -> nbformat.NotebookNode:
     """A lesson as a page of the site."""
     notebook, cells, alt = nbformat.read(path, as_version=4), [], ""
     for cell in notebook.cells:
+        if cell.source.startswith("#| default_exp"):
+            continue
         if cell.cell_type == "code":
             cell.source = re.sub(r"(?m)^#\|.*\n?", "", cell.source).strip("\n")
             if alt:
