@@ -5,6 +5,7 @@ _docs/source first: the lessons without their `#|` lines, each picture's descrip
 """
 
 import ast
+import base64
 import contextlib
 import importlib
 import inspect
@@ -13,9 +14,11 @@ import re
 import shutil
 import sys
 import textwrap
+import zlib
 from pathlib import Path
 
 import nbformat
+import torch
 from nbformat.v4 import new_markdown_cell
 from sphinx.cmd.build import build_main
 
@@ -25,7 +28,13 @@ from minitorch_train.exercises import solution
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PARTS = {"From digits to a trained network": range(6), "A loop worth keeping": range(6, 13), "Large and fast": range(13, 99)}
-TOUCH = {("03_log_softmax", "## Any shape"): "softmax"}  # what can be tried on a page, before a heading: a piece of HTML and its script
+TOUCH = {  # what can be tried on a page, before a heading: a piece of HTML, which needs some scripts
+    ("03_log_softmax", "## Any shape"): "softmax",
+    ("04_cross_entropy", "## What still hurts"): "drawing",
+    ("05_training_loop", "## What still hurts"): "training",
+    ("08_adam", "## What still hurts"): "training",
+}
+SCRIPTS = {"softmax": ["softmax"], "drawing": ["network", "store", "weights", "form", "drawing"], "training": ["network", "store", "training"]}
 SHIPS = "## The version that ships"
 FIGURE = re.compile(r"\n*<details><summary>The figure in words</summary>\n\n(.+?)\n\n</details>\s*$|\n*\*Figure: (.+?)\*\s*$", re.DOTALL)
 
@@ -64,7 +73,7 @@ def lesson_page(path: Path) -> nbformat.NotebookNode:
         if asked := re.match(r'check\("(\d\d\.\d)"', cell.source):
             cells.append(new_markdown_cell(worked(asked[1])))
         if touch := TOUCH.get((path.stem, cell.source.partition("\n")[0])):
-            cells.insert(-1, new_markdown_cell((HERE / f"{touch}.html").read_text(encoding="utf-8")))
+            cells.insert(-1, new_markdown_cell(to_touch(touch, up="../")))
         if cell.source.startswith(SHIPS):
             cells.append(new_markdown_cell("<details><summary>Show it</summary>"))
     if any(cell.source.startswith(SHIPS) for cell in cells):
@@ -73,6 +82,21 @@ def lesson_page(path: Path) -> nbformat.NotebookNode:
     notebook.cells = [cells[0], new_markdown_cell(link), *cells[1:]]
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}, "language_info": {"name": "python"}}
     return notebook
+
+
+def to_touch(*pieces: str, up: str = "") -> str:
+    """What can be tried, as HTML with its scripts, each once, for a page that is `up` from the first one."""
+    text = "\n".join((HERE / f"{piece}.html").read_text(encoding="utf-8").replace("{up}", up) for piece in pieces)
+    scripts = dict.fromkeys(script for piece in pieces for script in SCRIPTS[piece])
+    return text + "".join(f'<script src="{up}_static/{script}.js"></script>\n' for script in scripts)
+
+
+def digits() -> str:
+    """The first 10,000 digits to train on and 1,000 of the validation digits, 8 bits a pixel, then their labels: a script."""
+    x_train, y_train, x_valid, y_valid = mt.get_data()
+    pixels, labels = torch.cat([x_train[:10000], x_valid[:1000]]) * 256, torch.cat([y_train[:10000], y_valid[:1000]])
+    packed = zlib.compress(bytes(torch.cat([pixels.flatten(), labels]).to(torch.uint8).numpy()), 9)
+    return f'const DIGITS = "{base64.b64encode(packed).decode()}";\n'
 
 
 def signature(value: object) -> str:
@@ -118,8 +142,10 @@ def put_together(source: Path) -> None:
         shutil.copy(path, source / "_static" / "notebooks")
     for path in (ROOT / "front.png", HERE / "page.css", *HERE.glob("*.js")):
         shutil.copy(path, source / "_static")
+    (source / "_static" / "digits.js").write_text(digits(), encoding="utf-8")
     for path in (HERE / "conf.py", HERE / "teaching.md"):
         shutil.copy(path, source)
+    (source / "drawing.md").write_text((HERE / "drawing.md").read_text(encoding="utf-8").replace("{pieces}", to_touch("drawing", "training")), encoding="utf-8")
     front = (HERE / "index.md").read_text(encoding="utf-8")
     (source / "index.md").write_text(front.replace("{lessons}", lists(lessons)), encoding="utf-8")
     (source / "package.md").write_text(api_page(), encoding="utf-8")
