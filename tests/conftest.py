@@ -1,8 +1,10 @@
 """What all tests need."""
 
+import importlib.util
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +22,23 @@ def device(request):
     torch.set_default_device(request.param)
     yield request.param
     torch.set_default_device(None)
+
+
+@pytest.fixture(scope="session")
+def site_maker():
+    """The script that builds the pages, as a module."""
+    spec = importlib.util.spec_from_file_location("make_site", Path(__file__).parents[1] / "nbs" / "site" / "make_site.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def site(site_maker, tmp_path_factory):
+    """The folder of the pages; a warning would have ended it."""
+    folder = tmp_path_factory.mktemp("site")
+    site_maker.main(folder)
+    return folder / "html"
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The pages that are built from the lessons: whole, with every link leading somewhere, and nothing fetched from elsewhere."""
 
-import importlib.util
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,22 +12,6 @@ from py_mini_racer import MiniRacer
 
 ROOT = Path(__file__).resolve().parents[1]
 LESSONS = sorted(path for path in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb") if re.fullmatch(r"\d\d_\w+", path.stem))
-
-
-@pytest.fixture(scope="module")
-def maker():
-    spec = importlib.util.spec_from_file_location("make_site", ROOT / "nbs" / "site" / "make_site.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def site(maker, tmp_path_factory):
-    """The folder of the pages; a warning would have ended it."""
-    folder = tmp_path_factory.mktemp("site")
-    maker.main(folder)
-    return folder / "html"
 
 
 class Page(HTMLParser):
@@ -107,11 +90,11 @@ def test_the_package_page_has_every_public_name(site, pages):
     assert all(name in text for name in mt.__all__)
 
 
-def test_a_warning_is_an_error(maker, tmp_path, monkeypatch):
-    monkeypatch.setattr(maker, "put_together", lambda source: (
+def test_a_warning_is_an_error(site_maker, tmp_path, monkeypatch):
+    monkeypatch.setattr(site_maker, "put_together", lambda source: (
         source.mkdir(parents=True), (source / "conf.py").write_text("extensions = ['myst_nb']"), (source / "index.md").write_text("# A\n\n[lost](nowhere.md)")))
     with pytest.raises(SystemExit, match="warnings"):
-        maker.main(tmp_path)
+        site_maker.main(tmp_path)
 
 
 def direct(x):

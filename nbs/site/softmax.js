@@ -30,7 +30,7 @@ function truth(x, i) {
 }
 
 function show(place) {
-  const sliders = [...place.querySelectorAll("input")], table = place.querySelector("tbody");
+  const numbers = [...place.querySelectorAll('input[type="number"]')], table = place.querySelector("tbody");
   const row = (name, parts, right) => {
     const cells = parts.flat().map((value, k) => {
       const off = Number.isFinite(value) ? Math.abs(value - right[k]) > 1e-3 * (1 + Math.abs(right[k])) : true;
@@ -40,13 +40,16 @@ function show(place) {
     return `<tr><th scope="row">${name}</th>${cells.join("")}</tr>`;
   };
   const draw = () => {
-    const [shift, ...logits] = sliders.map((slider) => Number(slider.value));
-    sliders.forEach((slider) => { slider.nextElementSibling.value = slider.value; });
+    const [shift, ...logits] = numbers.map(({ value }) => Number(value));
     const x = logits.map((value) => f(value + shift)), right = truth(x, 0).flat();
     const rows = Object.entries(versions).map(([name, version]) => row(name, version(x, 0), right));
     table.innerHTML = rows.join("") + row("in 64 bits", truth(x, 0), right);
   };
-  sliders.forEach((slider) => slider.addEventListener("input", draw));
+  place.querySelectorAll("label").forEach((label) => {
+    const [slider, number] = label.querySelectorAll("input");
+    slider.addEventListener("input", () => { number.value = slider.value; draw(); });
+    number.addEventListener("input", () => { slider.value = number.value; draw(); });
+  });
   draw();
 }
 

@@ -28,6 +28,9 @@ function trainer() {
   };
 }
 
+// A worker that trains: its code is text of this page, since a page opened from a folder may load no script for it.
+const newTrainer = () => new Worker(URL.createObjectURL(new Blob([`${network}\n${trainer}\ntrainer();`])));
+
 // The digits come with the page, in a script of their own that is read when it is wanted first.
 const digits = {
   from: typeof document === "undefined" ? "" : document.currentScript.src.replace("training.js", "digits.js"),
@@ -99,7 +102,7 @@ function trainingPanel(place) {
     says("The digits are read.");
     const { images, labels } = await digits.read();
     if (mine !== run) return;
-    worker = new Worker(URL.createObjectURL(new Blob([`${network}\n${trainer}\ntrainer();`])));
+    worker = newTrainer();
     worker.onmessage = ({ data }) => {
       if (mine !== run) return;
       data.losses.forEach((loss) => losses.push([losses.length, loss]));
