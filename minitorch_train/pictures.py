@@ -130,10 +130,10 @@ def _form(mask: np.ndarray) -> Tensor:
     wanted = 2.6 * max(long - width, 1) / (20 - 2.6)  # when 20 pixels are its length, from edge to edge
     grow = np.clip((wanted - width) / 2, -width / 4, long / 6)
     ink = (grow + 0.5 + np.where(mask, inside - 0.5, 0.5 - outside)).clip(0, 1)
-    ink = _resize(ink[np.ix_(ink.any(1), ink.any(0))], 20)
+    ink = _resize(ink[ndimage.find_objects(np.int8(ink > 0.001))[0]], 20)  # less is a rounding error
     digit = np.zeros((28, 28), "float32")
     middle = [ink.sum(1 - axis) @ (np.arange(n) + 0.5) / ink.sum() for axis, n in enumerate(ink.shape)]
-    y, x = (min(max(0, round(14.5 - m)), 28 - n) for m, n in zip(middle, ink.shape))
+    y, x = (min(max(0, round(14.499 - m)), 28 - n) for m, n in zip(middle, ink.shape))  # 14.5 would let rounding place a symmetric digit
     digit[y : y + ink.shape[0], x : x + ink.shape[1]] = ink
     return torch.from_numpy(digit).flatten()
 

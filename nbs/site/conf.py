@@ -13,18 +13,21 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 html_theme = "sphinx_book_theme"
 html_title = project
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["page.css"]
 html_math_renderer = "mathml"
 html_show_sourcelink = html_copy_source = False
 html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "show_toc_level": 2, "navigation_with_keys": True}
+html_context = {"default_mode": "auto"}
 exclude_patterns = ["_build", "jupyter_execute"]
 
 
 def formula(display):
-    """What writes a formula into the page: the browser draws MathML itself."""
+    """What writes a formula into the page: the browser draws MathML itself. A wide one is scrolled in a box that the keys reach."""
     def visit(translator, node):
-        translator.body.append(convert(node.astext(), display="block" if display else "inline"))
+        written = convert(node.astext(), display="block" if display else "inline")
+        translator.body.append(f'<div class="formula" tabindex="0">{written}</div>' if display else written)
         raise nodes.SkipNode
     return visit, None
 

@@ -35,10 +35,10 @@ function distances(mask, height, width, wanted) {
   return out.map(Math.sqrt);
 }
 
-// The smallest box that holds all pixels above 0, cut out: [pixels, height, width].
+// The smallest box that holds all ink, cut out: [pixels, height, width]. Less than a thousandth is a rounding error.
 function cut(pixels, width) {
   const xs = [], ys = [];
-  pixels.forEach((value, k) => { if (value > 0) { xs.push(k % width); ys.push(Math.floor(k / width)); } });
+  pixels.forEach((value, k) => { if (value > 0.001) { xs.push(k % width); ys.push(Math.floor(k / width)); } });
   const ends = (all) => all.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
   const [left, right] = ends(xs), [top, bottom] = ends(ys), size = right - left + 1;
   const out = new pixels.constructor(size * (bottom - top + 1));
@@ -80,7 +80,7 @@ function form(mask, side) {
   const size = (n) => Math.max(1, rounded((n * 20) / Math.max(h, w)));
   const small = turned(resizedRows(turned(resizedRows(ink, w, size(w)), size(w)), h, size(h)), size(h));
   const total = small.reduce((a, b) => a + b);
-  const start = (n, place) => Math.min(Math.max(0, rounded(14.5 - small.reduce((sum, value, k) => sum + value * (place(k) + 0.5), 0) / total)), 28 - n);
+  const start = (n, place) => Math.min(Math.max(0, rounded(14.499 - small.reduce((sum, value, k) => sum + value * (place(k) + 0.5), 0) / total)), 28 - n);
   const top = start(size(h), (k) => Math.floor(k / size(w))), left = start(size(w), (k) => k % size(w));
   small.forEach((value, k) => { digit[(top + Math.floor(k / size(w))) * 28 + left + (k % size(w))] = value; });
   return digit;

@@ -140,7 +140,7 @@ def put_together(source: Path) -> None:
     for path in lessons:
         nbformat.write(lesson_page(path), source / "lessons" / path.name)
         shutil.copy(path, source / "_static" / "notebooks")
-    for path in (ROOT / "front.png", HERE / "page.css", *HERE.glob("*.js")):
+    for path in (ROOT / "front.png", HERE / "page.css", HERE / "icon.svg", *HERE.glob("*.js")):
         shutil.copy(path, source / "_static")
     (source / "_static" / "digits.js").write_text(digits(), encoding="utf-8")
     for path in (HERE / "conf.py", HERE / "teaching.md"):

@@ -17,12 +17,11 @@ function trainer() {
         params.forEach((part, k) => net.steps[optimizer](part, grads[k], lr, memory[k]));
         losses.push(loss);
         step += 1;
-        const lost = !Number.isFinite(loss), done = lost || (epoch === epochs - 1 && i + bs >= n);
+        const done = epoch === epochs - 1 && i + bs >= n;
         if (done || step === 10 || (step > 10 && performance.now() - reported > 100)) {
-          postMessage({ step, losses, params, accuracy: net.accuracy(params, valid, answers), done, lost });
+          postMessage({ step, losses, params, accuracy: net.accuracy(params, valid, answers), done });
           [losses, reported] = [[], performance.now()];
         }
-        if (done) return;
       }
     }
   };
@@ -107,12 +106,11 @@ function trainingPanel(place) {
       if (mine !== run) return;
       data.losses.forEach((loss) => losses.push([losses.length, loss]));
       accuracies.push([data.step - 1, data.accuracy]);
-      curve(find(".loss-curve"), losses.filter(([, loss]) => Number.isFinite(loss)), total, 2.5, "loss of the batch");
+      curve(find(".loss-curve"), losses, total, 2.5, "loss of the batch");
       curve(find(".accuracy-curve"), accuracies, total, 1, "share of 1,000 other digits that are read rightly");
       showWeights(find(".first-weights"), data.params[0]);
-      const end = data.lost ? " The loss is no number any more, and neither are the weights: the rate is too high." : data.done ? " Done." : "";
-      says(`Step ${data.step} of ${total}: loss ${data.losses.at(-1).toFixed(4)}, accuracy ${data.accuracy.toFixed(3)}.${end}`);
-      latest = data.lost ? null : data.params;
+      says(`Step ${data.step} of ${total}: loss ${data.losses.at(-1).toFixed(4)}, accuracy ${data.accuracy.toFixed(3)}.${data.done ? " Done." : ""}`);
+      latest = data.params;
       if (data.done) stop();
     };
     worker.postMessage({ images, labels, params: network().fresh(settings.seed), ...settings });
