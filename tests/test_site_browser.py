@@ -85,7 +85,7 @@ def test_it_can_be_read_by_everybody(page, served, name, theme):
     assert [(rule["id"], rule["nodes"][0]["html"][:200], len(rule["nodes"])) for rule in found if rule["impact"] in ("serious", "critical")] == []
 
 
-@pytest.mark.parametrize("logits", [[88, 88.5], [-100, -99.5], [1000, 0]])
+@pytest.mark.parametrize("logits", [[88, 88.5], [-100, -99.5], [1000, 0], [0, 1000]])
 def test_the_sliders_give_the_numbers_of_lesson_03(page, served, logits):
     page.goto(f"{served}/lessons/03_log_softmax.html")
     for number, value in zip(page.locator(".where-softmax-breaks input[type=number]").all(), [0, *logits, -5000]):
