@@ -135,10 +135,11 @@ def outputs(cell):
 
 
 def run_all(lab, page, name):
-    """Run a notebook from the menu, to its last cell."""
+    """Run a notebook from the menu, until its last cell has run or was given up after an error."""
     choose(page, "Run", "Run All Cells")
-    done = cell(page, len(lab.cells(name)) - 1).locator(".jp-InputPrompt")
-    until(lambda: re.fullmatch(r"\[\d+\]:", done.inner_text()), f"the last cell of {name}")
+    prompt = cell(page, len(lab.cells(name)) - 1).locator(".jp-InputPrompt")
+    until(lambda: prompt.inner_text() != "[ ]:", f"{name} to start")
+    until(lambda: prompt.inner_text() != "[*]:", f"the last cell of {name}")
 
 
 def saved(lab, page, name):
@@ -201,10 +202,10 @@ def test_a_lesson_runs_whole_from_the_menu(lab, page, name):
     open_notebook(lab, page, name)
     page.evaluate(WATCH_BARS)
     run_all(lab, page, name)
-    assert "apart" in outputs(cell(page, len(lab.cells(name)) - 1)), "the last cell has said what it says"
+    said = outputs(cell(page, len(lab.cells(name)) - 1))
     code = [cell for cell in saved(lab, page, name) if cell["cell_type"] == "code"]
-    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     assert [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"] == []
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)) and "apart" in said
     bars = page.evaluate("[...bars]")
     if name == "10_fit.ipynb":
         assert len(bars) > 1 and bars == sorted(bars), "the bar of fit moves"
@@ -258,16 +259,15 @@ CONTRASTS = """cell => {
 }"""
 
 
-@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
-def test_a_lesson_is_legible(lab, page, theme):
+def test_a_lesson_is_legible_in_the_dark(lab, page):
     """Words and outputs at 4.5 : 1 and the colours of code, which are JupyterLab's, at 3 : 1; figures bring a ground of their own."""
-    name = "03_log_softmax.ipynb"
+    name, theme = "03_log_softmax.ipynb", "JupyterLab Dark"
     open_notebook(lab, page, name)
     choose(page, "Settings", "Theme", theme)
-    page.wait_for_selector(f"body[data-jp-theme-name='{theme}']")
+    page.wait_for_selector(f"body[data-jp-theme-name='{theme}']", state="attached")
     texts, figures = [], []
     for number, saved in enumerate(lab.cells(name)):
-        cell(page, number).locator(".jp-RenderedMarkdown, .cm-line").first.wait_for()
+        cell(page, number).locator(".jp-RenderedMarkdown" if saved["cell_type"] == "markdown" else ".cm-line").first.wait_for()
         found = cell(page, number).evaluate(CONTRASTS)
         texts, figures = texts + found["texts"], figures + found["figures"]
     assert {kind for kind, *_ in texts} == {"words", "code"} and figures
