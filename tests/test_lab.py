@@ -232,7 +232,7 @@ CONTRASTS = """cell => {
     const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
     const contrast = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
-    const ground = e => { while (numbers(getComputedStyle(e).backgroundColor)[3] === 0) e = e.parentElement; return e; };
+    const ground = e => { while (numbers(getComputedStyle(e).backgroundColor)[3] < 1) e = e.parentElement; return e; };
     const texts = [], figures = [];
     for (const part of cell.querySelectorAll('.jp-RenderedMarkdown, .cm-content, .jp-OutputArea-output')) {
         const walk = document.createTreeWalker(part, NodeFilter.SHOW_TEXT);
