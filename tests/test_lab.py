@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -273,3 +274,9 @@ def test_a_lesson_is_legible_in_the_dark(lab, page):
     assert {kind for kind, *_ in texts} == {"words", "code"} and figures
     assert [text for text in texts if text[1] < {"words": 4.5, "code": 3}[text[0]]] == []
     assert [figure for figure in figures if figure[0] < 255 or figure[1] < 4.5] == []
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+def test_make_lab_opens_the_same_page():
+    plan = subprocess.run(["make", "-n", "lab"], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
+    assert plan.splitlines()[-1].endswith("python -m jupyterlab course/00_start_here.ipynb")
