@@ -1,5 +1,6 @@
 # `make lessons` runs the lessons, `make test` proves them, `make test-busy` runs them while every core is busy,
-# `make lab` opens them, `make site` builds the pages, `make bench` measures the package against PyTorch; each sets up .venv first.
+# `make lab` opens a copy of them in course/, where answers stay, `make site` builds the pages,
+# `make bench` measures the package against PyTorch; each sets up .venv first.
 # For authors: `make build` runs the notebooks in place and writes the package and the README from them.
 
 VENV ?= .venv
@@ -23,8 +24,12 @@ test: $(READY)
 test-busy: $(READY)
 	$(BIN)/python -m pytest tests -m busy
 
-lab: $(READY)
-	$(BIN)/python -m jupyter lab nbs
+lab: course/00_start_here.ipynb
+	$(BIN)/python -m jupyterlab $<
+
+# Copied once: what stands there afterwards is the learner's.
+course/00_start_here.ipynb: | $(READY)
+	$(BIN)/python -m minitorch_train lessons copy course
 
 site: $(READY)
 	$(BIN)/python nbs/site/make_site.py
