@@ -34,9 +34,9 @@ def _first_step(g):
     share = _share(number)
     if math.isnan(share):
         return "the weight is no number any more"
-    if share < 0.5 or _share(number, torch.float32) == 0:  # the square of a very large one is infinite in 32 bits
+    if share < 0.5 - 1e-7 or _share(number, torch.float32) == 0:  # the square of a very large one is infinite in 32 bits
         return "less than half the rate"
-    return "more than half the rate" if share > 0.5 + 1e-9 else "half the rate"
+    return "more than half the rate" if share > 0.5 + 1e-7 else "half the rate"
 
 
 EXERCISES = [Exercise(
@@ -215,7 +215,7 @@ def _clamped(share):
 EXERCISES.append(Exercise(
     id="08.3", title="up and down", kind="extend",
     statement="Write `up_and_down(step, steps, lr)`, a schedule like `one_cycle` with straight lines. It returns the learning rate of step `step`, which runs from 0 to `steps - 1`: 0 at the first step and at the last, and in between on two straight lines that meet at the height `lr`, halfway at `(steps - 1) / 2`. When that is not a whole number, no step reaches `lr`. `steps` is at least 3.",
-    cases=((3, 1.0), (4, 1.0), (5, 0.5), (101, 0.1)), observe=_rates,
+    cases=((3, 1.0), (4, 1.0), (5, 0.5), (12, 0.3), (101, 0.1)), observe=_rates,
     reference=lambda step, steps, lr: lr * min(2 * step / (steps - 1), 2 - 2 * step / (steps - 1)), solution=up_and_down,
     explanation="The distance from the middle, as a share of the way from the middle to an end, is what is missing from `lr`.",
     notice=lambda answer: f"The rates of 101 steps up to 0.1 add up to {sum(answer(step, 101, 0.1) for step in range(101)):.1f}, half of what a constant 0.1 would give.",
