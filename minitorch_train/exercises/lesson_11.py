@@ -110,7 +110,7 @@ class _Disk:
     """Files that a power cut would leave, and what was written and is not on the disk yet."""
 
     def __init__(self, files):
-        self.files, self.waiting, self.seen, self.gone = dict(files), {}, [], set()
+        self.files, self.waiting, self.seen, self.gone = dict(files), {}, [], {}
 
     def __repr__(self):
         return f"a disk with {self.files}"
@@ -124,7 +124,7 @@ class _Disk:
 
     def there(self, step, name):
         if name not in self.files:
-            raise FileNotFoundError(f"{step}: there is no file of this name" + " any more" * (name in self.gone))
+            raise FileNotFoundError(f"{step}: there is no file of this name{self.gone.get(name, '')}")
 
     def sync(self, name):
         self.there("sync", name)
@@ -133,7 +133,7 @@ class _Disk:
 
     def rename(self, old, new):
         self.there("rename", old)
-        self.gone.add(old)
+        self.gone[old] = " any more" + ", and it was not synced before it was renamed" * (old in self.waiting)
         self.files[new] = self.files.pop(old)
         self.waiting.pop(new, None)
         if old in self.waiting:
@@ -142,7 +142,7 @@ class _Disk:
 
     def remove(self, name):
         self.there("remove", name)
-        self.gone.add(name)
+        self.gone[name] = " any more"
         del self.files[name]
         self.waiting.pop(name, None)
         self.note()
@@ -341,7 +341,7 @@ EXERCISES.append(Exercise(
         Mistake("one row too many is skipped", "After `done` rows, the next one is number `done`, counted from 0.", "Go through `order[done:]`.",
                 (_paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, done + 1)),)),
         Mistake("one row is used twice", "The last row before the stop comes again.", "Go through `order[done:]`.", (_paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, done - 1)),)),
-        Mistake("the same number for each row", "The generator is set back before every number.", "Call `set_state(moment)` once, before the first number.", (_paired(again=True),)),
+        Mistake("the same number for each row", "Each row should have a number of its own.", "Call `set_state(moment)` once, before the first number, and draw one for each row.", (_paired(again=True),)),
         Mistake("numbers are skipped twice", "The state of the stop has the numbers of the rows before it behind it already.", "Draw nothing between `set_state(moment)` and the first row to come.",
                 (_paired(skipped=1),)),
         Mistake("numbers of another generator", "The numbers do not go on from the state of the stop.", "Give `torch.rand` the generator that was set to `moment`.",
