@@ -1120,6 +1120,16 @@ def pixels_by(shifted, w1, b1, w2, b2, x, target):
     return (d @ w2 * (h > 0)) @ w1
 
 
+WHOLE = ("write", "part"), ("sync", "part"), ("rename", "part", "name")
+
+
+def largest_piece(x, t, known, w, size):
+    largest = torch.zeros_like(w)
+    for xb, tb, kb in zip(x.split(size), t.split(size), known.split(size)):
+        largest = torch.maximum(largest, 2 * xb.T @ ((xb @ w - tb) * kb))
+    return largest / known.sum()
+
+
 def into_its_input(x, w, target, chunk):
     of_w = torch.zeros_like(w)
     for i in range(0, len(x), chunk):
@@ -1177,7 +1187,7 @@ REFUSED = {
     "12.3": [in_bins(lambda c, bins: (c * bins).ceil().long() - 1), in_bins(lambda c, bins: (c * bins).long() % bins), in_bins(lambda c, bins: (c * (bins - 1)).round().long()),
              in_bins(lambda c, bins: torch.where(c == 1, bins // 2, (bins * c).long()))],
     "12.4": [lambda networks: min(max(networks)), lambda networks: max(networks, key=lambda pair: pair[1] - pair[0])[1]],
-    "12.5": [without_a_shift, lambda *case: pixels_by(lambda s: s - s.max(), *case), lambda *case: pixels_by(lambda s: s - s.mean(1, keepdim=True), *case)],
+    "12.5": [without_a_shift, lambda *case: pixels_by(lambda s: s - s.max(), *case), lambda *case: pixels_by(lambda s: s - s.abs().amax(1, keepdim=True), *case), lambda *case: pixels_by(lambda s: s - s.mean(1, keepdim=True), *case)],
     "13.2": [lambda m1, s1, m2, s2: (torch.maximum(m1, m2), (s1 + s2 * (m2 - m1).exp()) * (m1 - torch.maximum(m1, m2)).exp()), through_the_logsumexp],
     "13.3": [lambda logits, target, weight: len(target) / weight[target].sum() * by_autograd(logits * 1.0, target) * weight[target][:, None],
              lambda logits, target, weight: torch.func.grad(lambda x: F.cross_entropy(x, target, weight))(logits)],
@@ -1237,15 +1247,21 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("13.2", lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 + s2 * (m2 - m1).exp()), "the sum in units of the same piece's maximum"),  # not: its maximum
     ("13.2", through_the_logsumexp, "the sum by way of the logsumexp"),
     ("08.1", float("nan"), None),  # not: not above 0
+    ("08.1", tensor(1e-8), "the gradient is as large as eps"),  # which in 32 bits is not quite 1e-8
     ("08.3", lambda step, steps, lr: lr * 2 * step / (steps - 1) if step <= (steps - 1) / 2 else 0, "the two lines do not meet"),  # not: whole numbers
     ("09.1", lambda n, bs, seed: ALL["09.1"].solution(n, bs, seed // 2), "another seed: sometimes the same order"),  # not: the same for every seed
     ("09.1", lambda n, bs, seed: [*(full := ALL["09.1"].solution(n, bs, seed)[: n // bs]), *[full[0]] * (n % bs > 0)], None),  # not: the same for every input
+    ("09.1", lambda n, bs, seed: [torch.cat(ALL["09.1"].solution(n, bs, seed))], "one batch of all rows"),  # not: added up too far
+    ("09.3", lambda x, y, bs: ALL["09.3"].solution(x, y, len(x)), "one batch of all rows"),
     ("09.3", lambda x, y, bs: [{"x": xb, "y": yb} for xb, yb in ALL["09.3"].solution(x, y, bs)], "each batch: a dict"),  # not: a str and a str
     ("10.3", number_at_the_end(lambda loss: (loss, loss.item()), lambda kept: sum(number for _, number in kept) / len(kept)), "each graph lives to the end"),  # not: the number is taken at the end
     ("11.1", lambda begun, n, done: rows_of_the_epoch(begun, n), "nothing is skipped"),
+    ("11.2", disk_calls(*WHOLE, ("sync", "part")), None),  # not: not on the disk when it gets its name
     ("12.3", in_bins(lambda c, bins: (c * bins).long() % bins), None),  # not: a bin of its own for 1
+    ("12.3", in_bins(lambda c, bins: ((bins + 1) * c).long().clamp(max=bins - 1)), None),  # not: rounded in place of cut off
     ("12.4", lambda networks: networks[0][1], "the first or the last one"),
     ("12.5", lambda *case: pixels_by(lambda s: s - s.mean(1, keepdim=True), *case), "a part of it is infinite or undefined"),  # not: the scores as they are
+    ("14.3", largest_piece, None),  # not: each piece overwrites the one before
     ("13.1", 25.6, "half as much"),  # not: two bytes for each, which may as well be half of the rows
     ("13.2", lambda m1, s1, m2, s2: (torch.maximum(m1, m2), torch.maximum(s1, s2)), "only one of the sums is kept"),  # not: only one piece
 ])
@@ -1359,9 +1375,6 @@ def inner_ones_dropped(found):
     return parameters
 
 
-WHOLE = ("write", "part"), ("sync", "part"), ("rename", "part", "name")
-
-
 @pytest.mark.parametrize("id, answer, name", [
     ("09.1", lambda n, bs, seed: [b.tolist() for b in ALL["09.1"].solution(n, bs, seed)], "each batch: a list"),
     ("09.1", lambda n, bs, seed: torch.cat(ALL["09.1"].solution(n, bs, seed)), "each batch: a single number"),
@@ -1419,6 +1432,8 @@ def test_what_is_right_in_an_unusual_type_passes(id, answer):
 
 @pytest.mark.parametrize("id, answer, words", [
     ("11.3", lambda begun, moment, n, done: ALL["11.3"].solution(moment, moment, n, done), "The epoch drew its permutation from the other state."),  # its numbers are not right either
+    ("11.3", lambda begun, moment, n, done: [(row, torch.rand(1, generator=generator_at(moment)).item()) for row in rows_of_the_epoch(begun, n)[done:]], "Each row should have a number of its own."),
+    ("13.3", lambda logits, target, weight: by_autograd(logits, target), "The weights of the classes have no part in it."),
     ("14.3", lambda x, t, known, w, size: ALL["14.3"].solution(x, t, known, w, size) / len(x.split(size)), "There are two divisions, and one of them is by all known rows."),
     ("14.4", lambda rank, world, n, seed, epoch: torch.randperm(n)[rank::world].tolist(), "The order does not depend on `seed`."),
 ])
