@@ -1252,6 +1252,7 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("09.1", lambda n, bs, seed: ALL["09.1"].solution(n, bs, seed // 2), "another seed: sometimes the same order"),  # not: the same for every seed
     ("09.1", lambda n, bs, seed: [*(full := ALL["09.1"].solution(n, bs, seed)[: n // bs]), *[full[0]] * (n % bs > 0)], None),  # not: the same for every input
     ("09.1", lambda n, bs, seed: [torch.cat(ALL["09.1"].solution(n, bs, seed))], "one batch of all rows"),  # not: added up too far
+    ("09.1", lambda n, bs, seed: [torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:bs] for _ in range(0, n, bs)], None),  # not: a permutation of `bs` numbers
     ("09.3", lambda x, y, bs: ALL["09.3"].solution(x, y, len(x)), "one batch of all rows"),
     ("09.3", lambda x, y, bs: [{"x": xb, "y": yb} for xb, yb in ALL["09.3"].solution(x, y, bs)], "each batch: a dict"),  # not: a str and a str
     ("10.3", number_at_the_end(lambda loss: (loss, loss.item()), lambda kept: sum(number for _, number in kept) / len(kept)), "each graph lives to the end"),  # not: the number is taken at the end
@@ -1433,6 +1434,7 @@ def test_what_is_right_in_an_unusual_type_passes(id, answer):
 @pytest.mark.parametrize("id, answer, words", [
     ("11.3", lambda begun, moment, n, done: ALL["11.3"].solution(moment, moment, n, done), "The epoch drew its permutation from the other state."),  # its numbers are not right either
     ("11.3", lambda begun, moment, n, done: [(row, torch.rand(1, generator=generator_at(moment)).item()) for row in rows_of_the_epoch(begun, n)[done:]], "Each row should have a number of its own."),
+    ("12.2", lambda counts: (counts.diag() == counts.sum(1)).float(), "A class with 3 of 4 images read right has 0.75."),
     ("13.3", lambda logits, target, weight: by_autograd(logits, target), "The weights of the classes have no part in it."),
     ("14.3", lambda x, t, known, w, size: ALL["14.3"].solution(x, t, known, w, size) / len(x.split(size)), "There are two divisions, and one of them is by all known rows."),
     ("14.4", lambda rank, world, n, seed, epoch: torch.randperm(n)[rank::world].tolist(), "The order does not depend on `seed`."),

@@ -55,6 +55,7 @@ def _epoch(answer, n, bs, seed):
         "rows that come twice": "some" if len(set(rows)) < len(rows) else "none",
         "rows that never come": "some" if len(set(rows)) < n else "none",
         "the numbers": "0 to n - 1" if set(rows) <= set(range(n)) else "others",
+        "rows of `bs` and above": "never" if max(rows, default=0) < bs < n else "too",
         "the kind of number": "floating point" if any(b.is_floating_point() for b in batches) else "whole",
         "the order": "0, 1, 2" if rows == sorted(rows) else "mixed",
         "neighbours": "still together" if near else "apart",

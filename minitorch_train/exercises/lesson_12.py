@@ -72,7 +72,7 @@ EXERCISES.append(Exercise(
                 (lambda counts: counts.diag() / counts.sum(1, keepdim=True),)),
         Mistake("the share that is wrong", "It is what is missing to 1.", "Put the diagonal above the line.",
                 (lambda counts: 1 - counts.diag() / counts.sum(1), lambda counts: (counts.sum(1) - counts.diag()) / counts.sum(1))),
-        Mistake("whole numbers", "`//` cuts off what is behind the point.", "Divide with `/`.", (lambda counts: counts.diag() // counts.sum(1),)),
+        Mistake("whole numbers", "A class with 3 of 4 images read right has 0.75.", "Divide with `/`, and not with `//`.", (lambda counts: counts.diag() // counts.sum(1),)),
         Mistake("the whole table", "Each row adds up to 1 now. Only what was read right is wanted.", "Take the diagonal: `.diag()`.",
                 (lambda counts: counts / counts.sum(1, keepdim=True), lambda counts: counts / counts.sum(1))),
         Mistake("right against wrong", "The right ones are compared with the wrong ones, and not with all.", "Divide by the whole row, the diagonal included.",
