@@ -841,7 +841,7 @@ def disk_calls(*calls):
     """These calls of a disk in this order; `part` is a second name."""
     def save(disk, name, data):
         for step, *names in calls:
-            getattr(disk, step)(*(name + ".tmp" if each == "part" else name for each in names), *[data] * (step == "write"))
+            getattr(disk, step)(*({"part": name + ".tmp", "name": name}.get(each, each) for each in names), *[data] * (step == "write"))
     return save
 
 
@@ -1075,6 +1075,70 @@ def without_a_shift(w1, b1, w2, b2, x, target):
     return (d @ w2 * (h > 0)) @ w1
 
 
+def evens_first(n, bs, seed):
+    """Two permutations, one after the other."""
+    generator, rows = torch.Generator().manual_seed(seed), torch.arange(n)
+    return list(torch.cat([part[torch.randperm(len(part), generator=generator)] for part in (rows[::2], rows[1::2])]).split(bs))
+
+
+def neighbours_together(n, bs, seed):
+    """The full batches of the rows in order, each mixed, in random order, and what is left over."""
+    generator = torch.Generator().manual_seed(seed)
+    full = torch.arange(n // bs * bs).view(-1, bs)[torch.randperm(n // bs, generator=generator)]
+    return [*(rows[torch.randperm(bs, generator=generator)] for rows in full), *torch.arange(n // bs * bs, n).split(bs)[: n % bs]]
+
+
+def without_dropout_for_good(model, loss_func, batches):
+    for part in model.modules():
+        part.p = 0.0
+    return ALL["10.1"].solution(model, loss_func, batches)
+
+
+def generator_at(state):
+    generator = torch.Generator()
+    generator.set_state(state)
+    return generator
+
+
+def rows_of_the_epoch(begun, n):
+    return torch.randperm(n, generator=generator_at(begun)).tolist()
+
+
+def in_bins(place):
+    """The calibration error of 12.3 with answers put into bins in another way."""
+    def error(confidence, right, bins):
+        where = place(confidence, bins)
+        return sum((confidence[where == b].sum() - right[where == b].sum()).abs() for b in range(bins)) / len(right)
+    return error
+
+
+def pixels_by(shifted, w1, b1, w2, b2, x, target):
+    """12.5 with a softmax of scores that were shifted in some way."""
+    h = (x @ w1.T + b1).relu()
+    e = shifted(h @ w2.T + b2).exp()
+    d = e / e.sum(1, keepdim=True) - F.one_hot(target, len(w2))
+    return (d @ w2 * (h > 0)) @ w1
+
+
+WHOLE = ("write", "part"), ("sync", "part"), ("rename", "part", "name")
+
+
+def largest_piece(x, t, known, w, size):
+    largest = torch.zeros_like(w)
+    for xb, tb, kb in zip(x.split(size), t.split(size), known.split(size)):
+        largest = torch.maximum(largest, 2 * xb.T @ ((xb @ w - tb) * kb))
+    return largest / known.sum()
+
+
+def into_its_input(x, w, target, chunk):
+    of_w = torch.zeros_like(w)
+    for i in range(0, len(x), chunk):
+        g = (torch.softmax(x[i : i + chunk] @ w.T, 1) - F.one_hot(target[i : i + chunk], len(w))) / len(x)
+        of_w += g.T @ x[i : i + chunk]
+        x[i : i + chunk] = g @ w
+    return x, of_w
+
+
 REFUSED = {
     "00.2": [lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, atol=atol), lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, rtol=rtol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and ALL["00.2"].solution(a.flatten(), b.flatten(), rtol, atol),
@@ -1102,24 +1166,33 @@ REFUSED = {
     "07.2": [nesterov_in_place],
     "05.3": [clipped],
     "07.3": [one_for_each_name, with_modules, lambda found: sorted(only_parameters(found), key=lambda p: p.sum().item()), lambda found: list(parameters_once(found)), lambda found: list(set(only_parameters(found)))],
-    "08.2": [UpToTheFirstWithout, ForAGradientAboveOrBelow0],
+    "08.1": [1e39, -1e25, float("nan")],
+    "08.2": [UpToTheFirstWithout, ForAGradientAboveOrBelow0, torch.optim.AdamW],
     "09.1": [lambda n, bs, seed: ALL["09.1"].solution(n, bs, seed % 2), lambda n, bs, seed: [b + 1 for b in ALL["09.1"].solution(n, bs, seed)], lambda n, bs, seed: [2 * b for b in ALL["09.1"].solution(n, bs, seed)],
              lambda n, bs, seed: list(torch.arange(n).roll(seed).split(bs)), lambda n, bs, seed: [b.float() for b in ALL["09.1"].solution(n, bs, seed)],
              lambda n, bs, seed: [b[torch.randperm(len(b), generator=torch.Generator().manual_seed(seed))] for b in torch.arange(n).split(bs)],
-             lambda n, bs, seed: [torch.cat(ALL["09.1"].solution(n, bs, seed))[i : i + bs] for i in range(0, n - 1, bs)]],
+             lambda n, bs, seed: [torch.cat(ALL["09.1"].solution(n, bs, seed))[i : i + bs] for i in range(0, n - 1, bs)],
+             lambda n, bs, seed: list(torch.cat([tensor([0]), 1 + torch.cat(ALL["09.1"].solution(n - 1, bs, seed))]).split(bs)), evens_first,
+             lambda n, bs, seed: list(torch.cat([*ALL["09.1"].solution(n // bs * bs, bs, seed), torch.arange(n // bs * bs, n)]).split(bs)), neighbours_together],
     "09.3": [lambda x, y, bs: list(zip(x.flip(0).split(bs), y.flip(0).split(bs))), shuffled_by_seed, lambda x, y, bs: list(zip(x.roll(1, 0).split(bs), y.roll(1, 0).split(bs))),
-             lambda x, y, bs: [(xb[p], yb[p]) for xb, yb in zip(x.split(bs), y.split(bs)) for p in [torch.randperm(len(xb))]]],
+             lambda x, y, bs: [(xb[p], yb[p]) for xb, yb in zip(x.split(bs), y.split(bs)) for p in [torch.randperm(len(xb))]],
+             lambda x, y, bs: [(x[i], y[i]) for i in torch.cat([torch.randperm(len(x) - 1), tensor([len(x) - 1])]).split(bs)],
+             lambda x, y, bs: [(x[i], y[i]) for i in neighbours_together(len(x), bs, torch.randint(1000, ()).item())]],
     "09.4": [lambda xb: xb.mul_(2).tolist(), lambda xb: tuple(xb.mul_(2)), lambda xb: xb.mul_(2).numpy(), lambda xb: xb.mul_(2) if len(xb) == 2 else xb.mul_(2).tolist()],
-    "10.1": [mode_given_back, gradients_off_for_good, weights_that_learn_no_more],
+    "10.1": [mode_given_back, gradients_off_for_good, weights_that_learn_no_more, without_dropout_for_good],
     "10.3": [lambda model, loss_func, opt, batches: ALL["10.3"].solution(model.eval(), loss_func, opt, batches), outputs_kept],
-    "11.2": [through_a_file_of_another],
-    "11.3": [rows_from_one],
-    "12.4": [lambda networks: min(max(networks))],
-    "12.5": [without_a_shift],
+    "11.1": [lambda begun, n, done: rows_of_the_epoch(begun, n)[done - n :]],
+    "11.2": [through_a_file_of_another, disk_calls(("write", "spare"), ("sync", "spare"), ("rename", "spare", "name"))],
+    "11.3": [rows_from_one, lambda begun, moment, n, done: list(zip(rows_of_the_epoch(begun, n)[done - n :], torch.rand(n, generator=generator_at(moment)).tolist()))],
+    "12.3": [in_bins(lambda c, bins: (c * bins).ceil().long() - 1), in_bins(lambda c, bins: (c * bins).long() % bins), in_bins(lambda c, bins: (c * (bins - 1)).round().long()),
+             in_bins(lambda c, bins: torch.where(c == 1, bins // 2, (bins * c).long()))],
+    "12.4": [lambda networks: min(max(networks)), lambda networks: max(networks, key=lambda pair: pair[1] - pair[0])[1]],
+    "12.5": [without_a_shift, lambda *case: pixels_by(lambda s: s - s.max(), *case), lambda *case: pixels_by(lambda s: s - s.abs().amax(1, keepdim=True), *case), lambda *case: pixels_by(lambda s: s - s.mean(1, keepdim=True), *case)],
     "13.2": [lambda m1, s1, m2, s2: (torch.maximum(m1, m2), (s1 + s2 * (m2 - m1).exp()) * (m1 - torch.maximum(m1, m2)).exp()), through_the_logsumexp],
     "13.3": [lambda logits, target, weight: len(target) / weight[target].sum() * by_autograd(logits * 1.0, target) * weight[target][:, None],
              lambda logits, target, weight: torch.func.grad(lambda x: F.cross_entropy(x, target, weight))(logits)],
-    "13.4": [whole_by_autograd, all_kept, lambda x, w, target, chunk: ALL["13.4"].solution(x, w, target, chunk + 1)],
+    "14.2": [lambda grads, counts: sum(g.mul_(n).nan_to_num_() for g, n in zip(grads, counts)) / sum(counts)],
+    "13.4": [into_its_input, whole_by_autograd, all_kept, lambda x, w, target, chunk: ALL["13.4"].solution(x, w, target, chunk + 1)],
     "14.3": [lambda x, t, known, w, size: 2 * x.T @ ((x @ w - t) * known) / known.sum()],
     "06.4": [in_place, left_in_grad, lambda logits, target: (mt.softmax(logits) - F.one_hot(target, logits.shape[1])) / (logits.shape[1] - 1)],
 }
@@ -1173,6 +1246,25 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("10.3", outputs_kept, "what it keeps of a batch: the network's output with its graph"),
     ("13.2", lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 + s2 * (m2 - m1).exp()), "the sum in units of the same piece's maximum"),  # not: its maximum
     ("13.2", through_the_logsumexp, "the sum by way of the logsumexp"),
+    ("08.1", float("nan"), None),  # not: not above 0
+    ("08.1", tensor(1e-8), "the gradient is as large as eps"),  # which in 32 bits is not quite 1e-8
+    ("08.3", lambda step, steps, lr: lr * 2 * step / (steps - 1) if step <= (steps - 1) / 2 else 0, "the two lines do not meet"),  # not: whole numbers
+    ("09.1", lambda n, bs, seed: ALL["09.1"].solution(n, bs, seed // 2), "another seed: sometimes the same order"),  # not: the same for every seed
+    ("09.1", lambda n, bs, seed: [*(full := ALL["09.1"].solution(n, bs, seed)[: n // bs]), *[full[0]] * (n % bs > 0)], None),  # not: the same for every input
+    ("09.1", lambda n, bs, seed: [torch.cat(ALL["09.1"].solution(n, bs, seed))], "one batch of all rows"),  # not: added up too far
+    ("09.1", lambda n, bs, seed: [torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:bs] for _ in range(0, n, bs)], None),  # not: a permutation of `bs` numbers
+    ("09.3", lambda x, y, bs: ALL["09.3"].solution(x, y, len(x)), "one batch of all rows"),
+    ("09.3", lambda x, y, bs: [{"x": xb, "y": yb} for xb, yb in ALL["09.3"].solution(x, y, bs)], "each batch: a dict"),  # not: a str and a str
+    ("10.3", number_at_the_end(lambda loss: (loss, loss.item()), lambda kept: sum(number for _, number in kept) / len(kept)), "each graph lives to the end"),  # not: the number is taken at the end
+    ("11.1", lambda begun, n, done: rows_of_the_epoch(begun, n), "nothing is skipped"),
+    ("11.2", disk_calls(*WHOLE, ("sync", "part")), None),  # not: not on the disk when it gets its name
+    ("12.3", in_bins(lambda c, bins: (c * bins).long() % bins), None),  # not: a bin of its own for 1
+    ("12.3", in_bins(lambda c, bins: ((bins + 1) * c).long().clamp(max=bins - 1)), None),  # not: rounded in place of cut off
+    ("12.4", lambda networks: networks[0][1], "the first or the last one"),
+    ("12.5", lambda *case: pixels_by(lambda s: s - s.mean(1, keepdim=True), *case), "a part of it is infinite or undefined"),  # not: the scores as they are
+    ("14.3", largest_piece, None),  # not: each piece overwrites the one before
+    ("13.1", 25.6, "half as much"),  # not: two bytes for each, which may as well be half of the rows
+    ("13.2", lambda m1, s1, m2, s2: (torch.maximum(m1, m2), torch.maximum(s1, s2)), "only one of the sums is kept"),  # not: only one piece
 ])
 def test_a_name_is_true_of_the_answer(id, answer, name):
     assert getattr(judge(ALL[id], answer).mistake, "name", None) == name
@@ -1248,7 +1340,7 @@ def test_a_helper_of_the_learners_may_have_any_name():
     number_at_the_end(lambda loss: 1 * loss), number_at_the_end(lambda loss: (loss.item(), loss.grad_fn), lambda kept: sum(number for number, _ in kept) / len(kept))])
 def test_graphs_that_live_until_the_end_are_seen_though_a_number_comes_back(answer):
     verdict = judge(ALL["10.3"], answer)
-    assert verdict.mistake.name == "numbers too late"
+    assert verdict.mistake.name == "each graph lives to the end"
     assert verdict.lines[2:4] == ["  came     'a loss with its graph' (what it keeps of a batch)", "  wanted   'a number' (what it keeps of a batch)"]
 
 
@@ -1282,9 +1374,6 @@ def inner_ones_dropped(found):
         elif isinstance(part, (dict, list)):
             inner_ones_dropped(part)
     return parameters
-
-
-WHOLE = ("write", "part"), ("sync", "part"), ("rename", "part", "name")
 
 
 @pytest.mark.parametrize("id, answer, name", [
@@ -1337,6 +1426,28 @@ def test_the_names_of_a_learners_files_make_no_difference():
     assert verdict.mistake.name == "never renamed" and "came     ['old'] (what a power cut" in verdict.lines[2]
 
 
-@pytest.mark.parametrize("id, answer", [("07.3", only_parameters), ("08.1", tensor(5e-9)), ("08.1", tensor([5e-9])), ("08.1", Fraction(1, 10**9)), ("08.1", np.float32(5e-9))])
+@pytest.mark.parametrize("id, answer", [("07.3", only_parameters), ("08.1", tensor(5e-9)), ("08.1", tensor([5e-9])), ("08.1", Fraction(1, 10**9)), ("08.1", np.float32(5e-9)), ("08.1", 1e25)])
 def test_what_is_right_in_an_unusual_type_passes(id, answer):
     assert judge(ALL[id], answer).status == "solved"
+
+
+@pytest.mark.parametrize("id, answer, words", [
+    ("11.3", lambda begun, moment, n, done: ALL["11.3"].solution(moment, moment, n, done), "The epoch drew its permutation from the other state."),  # its numbers are not right either
+    ("11.3", lambda begun, moment, n, done: [(row, torch.rand(1, generator=generator_at(moment)).item()) for row in rows_of_the_epoch(begun, n)[done:]], "Each row should have a number of its own."),
+    ("12.2", lambda counts: (counts.diag() == counts.sum(1)).float(), "A class with 3 of 4 images read right has 0.75."),
+    ("13.3", lambda logits, target, weight: by_autograd(logits, target), "The weights of the classes have no part in it."),
+    ("14.3", lambda x, t, known, w, size: ALL["14.3"].solution(x, t, known, w, size) / len(x.split(size)), "There are two divisions, and one of them is by all known rows."),
+    ("14.4", lambda rank, world, n, seed, epoch: torch.randperm(n)[rank::world].tolist(), "The order does not depend on `seed`."),
+])
+def test_a_hint_is_true_of_every_answer_that_gets_it(id, answer, words):
+    assert judge(ALL[id], answer).mistake.hint == words
+
+
+@pytest.mark.parametrize("second", [lambda name: f".{name}.part", lambda name: f"{name}~", lambda name: f"{name}.{os.getpid()}"])
+def test_a_second_file_may_have_any_name_made_of_the_first(second):
+    def save(disk, name, data):
+        disk.write(second(name), data)
+        disk.sync(second(name))
+        disk.rename(second(name), name)
+
+    assert judge(ALL["11.2"], save).status == "solved"

@@ -16,20 +16,27 @@ from minitorch_train.exercises.results import numbers
 from minitorch_train.optim import Adam
 
 # %% ../../nbs/exercises/lesson_08.ipynb #04d40960
+def _share(number, dtype=torch.float64):
+    """The length of Adam's first step, as a share of the rate."""
+    p = nn.Parameter(torch.zeros((), dtype=dtype))
+    p.grad = torch.as_tensor(number).to(dtype).reshape(())
+    Adam([p], lr=1.0).step()
+    return abs(p.item())
+
+
 def _first_step(g):
     """What Adam's first step makes of a gradient."""
     number = numbers(g)
     if number is None or number.numel() != 1:
         return f"{g!r} is not a number"
-    p = nn.Parameter(torch.zeros((), dtype=torch.float64))
-    opt = Adam([p], lr=1.0)
-    p.grad = number.double().reshape(())
-    opt.step()
-    if not p.grad > 0:
+    if number <= 0:
         return "the gradient is not above 0"
-    if p.item() > -0.5 or p.isnan():
-        return "the weight is no number any more" if p.isnan() else "less than half the rate"
-    return "more than half the rate" if p.item() < -0.5 - 1e-9 else "half the rate"
+    share = _share(number)
+    if math.isnan(share):
+        return "the weight is no number any more"
+    if share < 0.5 - 1e-7 or _share(number, torch.float32) == 0:  # the square of a very large one is infinite in 32 bits
+        return "less than half the rate"
+    return "more than half the rate" if share > 0.5 + 1e-7 else "half the rate"
 
 
 EXERCISES = [Exercise(
@@ -39,7 +46,7 @@ EXERCISES = [Exercise(
     cases=((),), observe=_first_step, reference=1e-9, given=...,
     solution=1e-9,
     explanation="The first step is lr * g / (g + eps). Below eps, which is 1e-8, the gradient counts for less than eps does.",
-    notice=lambda answer: f"With {answer:g}, the step is {answer / (answer + 1e-8):.2g} of the rate.",
+    notice=lambda answer: f"With {float(answer):g}, the step is {min(_share(numbers(answer)), _share(numbers(answer), torch.float32)):.2g} of the rate.",
     hint="Write down Adam's first step with `eps` in it. When is the fraction below a half?",
     mistakes=(
         Mistake("the gradient is not above 0", "Turning the gradient around does not shorten a step, and with 0 there is none.",
@@ -148,7 +155,7 @@ EXERCISES.append(Exercise(
               "and keeps its decay as `self.decay`. Start with a loop over `self.param_groups`: each group holds its `params`, "
               "and its rate as `lr`. A change in place needs `with torch.no_grad():`. `check` makes `AdamW(params, lr, weight_decay)`, takes three steps and "
               "compares where three parameters in two groups end. The second one never has a gradient.",
-    cases=((0.1, 0.0), (0.1, 0.5), (0.01, 0.2)), observe=_trained, reference=AdamW, solution=AdamW, given=_Given,
+    cases=((0.1, 0.0), (0.1, 0.5), (0.01, 0.2)), observe=_trained, reference=torch.optim.AdamW, solution=AdamW, given=_Given, forbidden=("adam", "adamw"),
     explanation="Adam divides by the size of the gradient, and decay inside the gradient is divided with it. Outside, every weight shrinks by the same factor.",
     notice=lambda answer: "The blank pixels' weights would now shrink at the pace of `SGD` with the same decay.",
     hint="Two parts, under `torch.no_grad()`: a loop over groups and parameters that multiplies, and then `super().step()`.",
@@ -208,7 +215,7 @@ def _clamped(share):
 EXERCISES.append(Exercise(
     id="08.3", title="up and down", kind="extend",
     statement="Write `up_and_down(step, steps, lr)`, a schedule like `one_cycle` with straight lines. It returns the learning rate of step `step`, which runs from 0 to `steps - 1`: 0 at the first step and at the last, and in between on two straight lines that meet at the height `lr`, halfway at `(steps - 1) / 2`. When that is not a whole number, no step reaches `lr`. `steps` is at least 3.",
-    cases=((3, 1.0), (4, 1.0), (5, 0.5), (101, 0.1)), observe=_rates,
+    cases=((3, 1.0), (4, 1.0), (5, 0.5), (12, 0.3), (101, 0.1)), observe=_rates,
     reference=lambda step, steps, lr: lr * min(2 * step / (steps - 1), 2 - 2 * step / (steps - 1)), solution=up_and_down,
     explanation="The distance from the middle, as a share of the way from the middle to an end, is what is missing from `lr`.",
     notice=lambda answer: f"The rates of 101 steps up to 0.1 add up to {sum(answer(step, 101, 0.1) for step in range(101)):.1f}, half of what a constant 0.1 would give.",
@@ -235,6 +242,7 @@ EXERCISES.append(Exercise(
                 (lambda step, steps, lr: lr * (2 * step / (steps - 1) if step < (steps - 1) / 2 else 1 - step / (steps - 1)), lambda step, steps, lr: lr * (2 * step / (steps - 1) if step < (steps - 1) / 2 else 1 - 2 * step / (steps - 1)),
                  lambda step, steps, lr: lr * (2 * step / (steps - 1) if step <= (steps - 1) / 2 else 1 - 2 * step / (steps - 1)),
                  lambda step, steps, lr: lr * (2 * step / (steps - 1) if step <= (steps - 1) / 2 else 2 * step / (steps - 1) - 1),
+                 lambda step, steps, lr: lr * (2 * step / (steps - 1) if step <= (steps - 1) / 2 else 0), lambda step, steps, lr: lr * (2 * step / (steps - 1) if step < (steps - 1) / 2 else 0),
                  lambda step, steps, lr: lr * (2 * step / (steps - 1) if step <= (steps - 1) / 2 else 2 * (steps - step) / (steps - 1)))),
         Mistake("the middle is rounded to a step", "With 4 steps, no step is halfway.", "Halfway is `(steps - 1) / 2`, which need not be whole.", (lambda step, steps, lr: lr * (step / (steps // 2) if step < steps // 2 else (steps - 1 - step) / (steps - 1 - steps // 2)),
                  lambda step, steps, lr: lr * (step / ((steps - 1) // 2) if step <= (steps - 1) // 2 else (steps - 1 - step) / (steps - 1 - (steps - 1) // 2)),

@@ -22,6 +22,22 @@ def _kind(batch):
     return "a tensor of row numbers" if batch.dim() == 1 else "a single number" if batch.dim() == 0 else "a tensor with columns"
 
 
+def _spread(epochs, n):
+    """What can be said of the rows of a batch, from several epochs as lists of batches, each a list of row numbers."""
+    places = [sum(batches, []) for batches in epochs]
+    if len({*map(tuple, places)}) < len(places) or any(rows == sorted(rows) for rows in places) or len({*map(len, places)}) > 1:
+        return "any of all rows"  # what is wrong here is another thing
+    together = [[frozenset(rows) for rows in same] for same in zip(*epochs)] if len(epochs[0]) > 1 else []
+    if any(sets[0] and len({*sets}) == 1 for sets in together):
+        return "always the same"
+    if any(len({*rows}) == 1 for rows in zip(*places)):
+        return "one always in the same place"
+    full = [sets for sets in together if n > 30 and len(sets[0]) > 2]
+    if any(len({*sets}) < len(sets) for sets in full):
+        return "always the same together"
+    return "never some of all rows" if any(len(frozenset().union(*sets)) < 0.55 * n for sets in full) else "any of all rows"
+
+
 def _epoch(answer, n, bs, seed):
     """What can be said of the batches of an epoch, whatever their order is."""
     batches, again, other = (answer(n, bs, s) for s in (seed, seed, seed + 1))
@@ -32,20 +48,20 @@ def _epoch(answer, n, bs, seed):
         return {**_epoch(batches_of, n, bs, seed), "each batch": kinds[0]}
     rows, again, other = (torch.cat(list(b)).tolist() for b in (batches, again, other))
     orders = [[torch.as_tensor(b).tolist() for b in answer(n, bs, s)] for s in range(8)]
-    first = [sorted(order[0]) for order in orders]
-    neighbours = sum(abs(a - b) == 1 for a, b in zip(rows, rows[1:]))
+    near = n > 30 and sum(abs(a - b) == 1 for a, b in zip(rows, rows[1:])) > n / 2
     return {
         "each batch": "a tensor of row numbers",
         "rows in each batch": [len(b) for b in batches],
         "rows that come twice": "some" if len(set(rows)) < len(rows) else "none",
         "rows that never come": "some" if len(set(rows)) < n else "none",
         "the numbers": "0 to n - 1" if set(rows) <= set(range(n)) else "others",
+        "rows of `bs` and above": "never" if max(rows, default=0) < bs < n else "too",
         "the kind of number": "floating point" if any(b.is_floating_point() for b in batches) else "whole",
         "the order": "0, 1, 2" if rows == sorted(rows) else "mixed",
-        "neighbours": "still together" if n > 30 and neighbours > n / 2 else "apart",
-        "the first batch": "always of the same rows" if bs < n and first.count(first[0]) == 8 else "of other rows each time",
+        "neighbours": "still together" if near else "apart",
+        "the rows of a batch": "any of all rows" if near or set(rows) != set(range(n)) or len(rows) > n else _spread(orders, n),
         "the same seed again": "the same order" if rows == again else "another order",
-        "another seed": "the same order" if rows == other or any(a == b for a, b in combinations(orders, 2)) else "another order",
+        "another seed": "the same order" if all(a == orders[0] for a in orders) else "sometimes the same order" if rows == other or any(a == b for a, b in combinations(orders, 2)) else "another order",
     }
 
 
@@ -128,6 +144,7 @@ EXERCISES = [
             Mistake("`bs` is taken for the number of batches", "`chunk` takes how many pieces there should be, and `split` how long they are.",
                     "Cut by `split(bs)`.", (lambda n, bs, seed: list(torch.randperm(n, generator=_seeded(seed)).chunk(bs)),)),
             Mistake("only the first batch", "The other rows never come.", "Return after the loop, and not inside it.", (lambda n, bs, seed: batches_of(n, bs, seed)[:1],)),
+            Mistake("one batch of all rows", "`bs` says how many rows a batch has.", "Cut the permutation: `order.split(bs)`.", (lambda n, bs, seed: batches_of(n, n, seed),)),
             Mistake("every slice ends at `bs`", "A slice goes from its start up to its end, and the end is not its length.", "Cut `order[i : i + bs]`.",
                     (lambda n, bs, seed: [torch.cat(batches_of(n, bs, seed))[i:bs] for i in range(0, n, bs)],)),
             Mistake("a permutation of `bs` numbers", "Row numbers of `bs` and above never come.", "Draw one permutation of all `n` row numbers, before the loop, and cut it.", (_small_permutations,)),
@@ -172,6 +189,8 @@ EXERCISES.append(Exercise(
 # %% ../../nbs/exercises/lesson_09.ipynb #c7b2f3eb
 def _pair(batch):
     """What a batch is, in words."""
+    if isinstance(batch, dict):
+        return "a dict"
     with suppress(TypeError, ValueError):
         xb, yb = batch
         if isinstance(xb, torch.Tensor) and isinstance(yb, torch.Tensor):
@@ -194,19 +213,19 @@ def _pass(answer, x, y, bs):
         return {**_pass(mixed_batches, x, y, bs), "each batch": kinds[0]}
     xs, ys = (torch.cat(part) for part in zip(*batches))
     rows = xs[:, 0].long().tolist()
-    later = [list(answer(x, y, bs)) for _ in range(8)]
-    orders = {tuple(torch.cat([xb for xb, _ in epoch])[:, 0].tolist()) for epoch in later}
-    first = {tuple(sorted(epoch[0][0][:, 0].tolist())) for epoch in later}
+    later = [[xb[:, 0].tolist() for xb, _ in answer(x, y, bs)] for _ in range(8)]
+    orders = {tuple(sum(epoch, [])) for epoch in later}
+    near = len(x) > 30 and sum(abs(a - b) == 1 for a, b in zip(rows, rows[1:])) > len(x) / 2
     return {
         "`x` and `y` afterwards": "as they were",
         "each batch": _pair((x, y)),
         "rows in each batch": [len(xb) for xb, _ in batches],
         "rows with another row's label": "some" if (10 * xs[:, 0] != ys).any() else "none",
         "rows that come twice": "some" if len(set(rows)) < len(rows) else "none",
-        "the order": "0, 1, 2" if rows == sorted(rows) else "mixed",
-        "neighbours": "still together" if len(x) > 30 and sum(abs(a - b) == 1 for a, b in zip(rows, rows[1:])) > len(x) / 2 else "apart",
+        "the order": "0, 1, 2" if all(list(order) == sorted(order) for order in {tuple(rows), *orders}) else "mixed",
+        "neighbours": "still together" if near else "apart",
         "the next epochs": "all in the same order" if len(orders) == 1 else "each in another order",
-        "the first batch": "always of the same rows" if len(first) == 1 else "of other rows each time",
+        "the rows of a batch": "any of all rows" if near or sorted(rows) != list(range(len(x))) else _spread(later, len(x)),
     }
 
 
@@ -293,6 +312,7 @@ EXERCISES.append(Exercise(
         Mistake("the last batch is dropped", "Rows that do not fill a batch belong to the epoch too.", "Let the last batch be shorter: a slice that runs past the end stops at the end.",
                 (lambda x, y, bs: [batch for batch in mixed_batches(x, y, bs) if len(batch[0]) == bs],)),
         Mistake("only the first batch", "The other rows never come.", "Return after the loop, and not inside it.", (lambda x, y, bs: mixed_batches(x, y, bs)[:1],)),
+        Mistake("one batch of all rows", "`bs` says how many rows a batch has.", "Cut both: `xs.split(bs)` and `ys.split(bs)`.", (lambda x, y, bs: mixed_batches(x, y, len(x)),)),
         Mistake("a new permutation for each batch", "Within a batch no row comes twice, but the next batch knows nothing of it.", "Draw one permutation, before the loop, and cut it into pieces.",
                 (_many_orders,)),
         Mistake("only the batches are mixed", "In a batch, the rows still follow each other.", "Draw a permutation of the rows, and cut that.", (_batches_mixed,)),

@@ -29,7 +29,7 @@ def _kind(result):
 
 def _judged(answer, model, batches):
     """What the answer returns, and what it does to the model and to the graph."""
-    model, recorded = copy.deepcopy(model), []
+    before, model, recorded = model, copy.deepcopy(model), []
 
     def loss_func(out, yb):
         recorded.append(out.requires_grad)
@@ -49,6 +49,7 @@ def _judged(answer, model, batches):
         "gradients": "recorded" if any(recorded) else "not recorded",
         "gradients afterwards": again,
         "the mode afterwards": after,
+        "the network afterwards": "as it was" if repr(model) == repr(before) and all(map(torch.equal, model.state_dict().values(), before.state_dict().values())) else "changed",
         "the mode afterwards, when it came in eval": "train" if model.training else "eval",
     }
 
@@ -150,7 +151,7 @@ def _the_same(yb):
 EXERCISES = [
     Exercise(
         id="10.1", title="evaluate by hand", kind="write",
-        statement="Write `my_evaluate(model, loss_func, batches)`: the mean loss over all rows of `batches`, a list of pairs `(xb, yb)` of different sizes. `loss_func(out, yb)` is the mean loss of one batch. Dropout should be off and no gradients recorded. Afterwards gradients should be recorded again, and, unlike with `evaluate`, the model should be in train mode, whatever mode it came in. Return a number.",
+        statement="Write `my_evaluate(model, loss_func, batches)`: the mean loss over all rows of `batches`, a list of pairs `(xb, yb)` of different sizes. `loss_func(out, yb)` is the mean loss of one batch. Dropout should be off and no gradients recorded. Afterwards gradients should be recorded again, and, unlike with `evaluate`, the model should be in train mode, whatever mode it came in, and otherwise as it was. Return a number.",
         cases=((_dropping(), _batches(2, 1)), (_dropping(), _batches(4, 4, 1)), (_dropping(), _batches(5, 2, 7))), observe=_judged,
         reference=lambda model, loss_func, batches: (evaluate(model, loss_func, batches, metric=None)[0], model.train())[0], solution=my_evaluate,
         explanation="Each batch counts by its rows, in eval mode, and without a graph that nobody needs.",
@@ -168,7 +169,7 @@ EXERCISES = [
             Mistake("divided by the rows of one batch", "The sum is over the rows of all batches.", "Count the rows of all batches.",
                     _each("eval", divide=lambda batches: len(batches[-1][1])) + _each("eval", divide=lambda batches: len(batches[0][1]))),
             Mistake("the accuracy", "The mean loss is wanted.", "Ask `loss_func`, with `model(xb)` and `yb`.", (_accuracy,)),
-            Mistake("eval is forgotten", "Some of the network's numbers were set to 0 while you judged it.",
+            Mistake("dropout is on", "Some of the network's numbers were set to 0 while you judged it.",
                     "Call `model.eval()` before the loop, and `model.train()` after it.",
                     _each(None, (None, "train")) + _each(None, (None, "train"), weights=_the_same) + _each("train", ("train", "came"))),
             Mistake("the two modes are exchanged", "It is judged in train mode, and left in eval mode.", "Call `model.eval()` before the loop, and `model.train()` after it.", _each("train", ("eval",))),
@@ -359,8 +360,8 @@ EXERCISES.append(Exercise(
     mistakes=(
         Mistake("the losses still keep their graphs", "What comes back is a tensor that could be differentiated.",
                 "Append `loss.item()` instead of `loss`.", (_loop(keep=lambda loss: loss),)),
-        Mistake("numbers too late", "The number is taken at the end, and until then each loss keeps its graph.",
-                "Take it in the loop, of each loss: `losses.append(loss.item())`.",
+        Mistake("each graph lives to the end", "Until the epoch ends, something keeps the graph of every loss.",
+                "Keep nothing but the number of each loss: `losses.append(loss.item())`.",
                 (_loop(keep=lambda loss: loss, report=lambda losses: (sum(losses) / len(losses)).item()),)),
         Mistake("gradients still add up", "The second step moves along the gradients of two batches.",
                 "Call `opt.zero_grad()` before each `backward`.",

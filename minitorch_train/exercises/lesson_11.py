@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/exercises/lesson_11.ipynb #3b8e568e
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import product
 
 import torch
@@ -68,8 +69,8 @@ def _second_permutation(begun, n, done):
 
 EXERCISES = [Exercise(
     id="11.1", title="rows to come", kind="write",
-    statement="Write `rows_to_come(begun, n, done)`. An epoch of `n` rows went through the permutation that `torch.randperm` drew at its start from a generator, and was stopped after `done` rows. `begun` is the state of that generator, from its `get_state()`, before the permutation was drawn. Return the rows that are still to come, in their order, as a list of numbers.",
-    cases=((_state(1), 5, 2), (_state(2, 8), 8, 3), (_state(3, 100), 100, 90)), observe=_listed,
+    statement="Write `rows_to_come(begun, n, done)`. An epoch of `n` rows went through the permutation that `torch.randperm` drew at its start from a generator, and was stopped after `done` rows, which may be all of them. `begun` is the state of that generator, from its `get_state()`, before the permutation was drawn. Return the rows that are still to come, in their order, as a list of numbers.",
+    cases=((_state(1), 5, 2), (_state(2, 8), 8, 3), (_state(3, 100), 100, 90), (_state(4), 6, 6)), observe=_listed,
     reference=lambda begun, n, done: torch.randperm(n, generator=_at(begun))[done:].tolist(), solution=rows_to_come,
     explanation="From the same state the same permutation is drawn again, and what is done is skipped.",
     notice=lambda answer: f"After 2 of 5 rows, {len(answer(_state(1), 5, 2))} are left, and none of them is one of the first two.",
@@ -83,6 +84,7 @@ EXERCISES = [Exercise(
         Mistake("seeded anew", "The seed is where the generator once started, and `begun` where it was when this epoch began.",
                 "Give `begun` itself to the generator, by `set_state`.",
                 (lambda begun, n, done: torch.randperm(n, generator=_seeded_anew(begun))[done:].tolist(),)),
+        Mistake("nothing is skipped", "The rows before the stop were used already.", "Take what comes after the first `done`: `[done:]`.", (lambda begun, n, done: rows_to_come(begun, n, 0),)),
         Mistake("the rows that are done", "These were used before the stop.", "Take what comes after the first `done`: `[done:]`.",
                 (lambda begun, n, done: rows_to_come(begun, n, 0)[:done],)),
         Mistake("a new permutation of the rest", "The order of the whole epoch was drawn in one go.", "Draw a permutation of all `n` rows, then skip the first `done`.",
@@ -108,7 +110,7 @@ class _Disk:
     """Files that a power cut would leave, and what was written and is not on the disk yet."""
 
     def __init__(self, files):
-        self.files, self.waiting, self.seen, self.gone = dict(files), {}, [], set()
+        self.files, self.waiting, self.seen, self.gone = dict(files), {}, [], {}
 
     def __repr__(self):
         return f"a disk with {self.files}"
@@ -122,7 +124,7 @@ class _Disk:
 
     def there(self, step, name):
         if name not in self.files:
-            raise FileNotFoundError(f"{step}: there is no file of this name" + " any more" * (name in self.gone))
+            raise FileNotFoundError(f"{step}: there is no file of this name{self.gone.get(name, '')}")
 
     def sync(self, name):
         self.there("sync", name)
@@ -131,7 +133,7 @@ class _Disk:
 
     def rename(self, old, new):
         self.there("rename", old)
-        self.gone.add(old)
+        self.gone[old] = " any more" + ", and it was not synced before it was renamed" * (old in self.waiting)
         self.files[new] = self.files.pop(old)
         self.waiting.pop(new, None)
         if old in self.waiting:
@@ -140,7 +142,7 @@ class _Disk:
 
     def remove(self, name):
         self.there("remove", name)
-        self.gone.add(name)
+        self.gone[name] = " any more"
         del self.files[name]
         self.waiting.pop(name, None)
         self.note()
@@ -159,10 +161,23 @@ def _saved(answer, disk, name, data):
     found = [old, *(files.get(name) for files in disk.seen)]
     if all(text in (old, data) for text in found):  # then it does not matter how many calls there were
         found = [old, data] if found[-1] == data else [old]
+    left = _compared({key: text for key, text in disk.files.items() if key != name}, others)
     return {
         "what a power cut leaves under the name, call after call": found,
-        "the other files in the end": _compared({key: text for key, text in disk.files.items() if key != name}, others),
+        "the other files in the end": left,
+        "a file that is called like your second one": _own_name(answer, {key for files in disk.seen for key in files} - {name, *others}, data) if found == [old, data] and left == "as they were" else "whole",
     }
+
+
+def _own_name(answer, used, data):
+    """What a power cut may leave of a file whose name the answer has used for its second one."""
+    for name in sorted(used):
+        disk = _Disk({name: "old"})
+        with suppress(Exception):
+            answer(disk, name, data)
+        if any(files.get(name) not in ("old", data) for files in disk.seen):
+            return "half, when the power is cut"
+    return "whole"
 
 
 def _broken(disk, name, data):
@@ -304,14 +319,14 @@ def _from_the_first(begun, moment, n, done):
 
 EXERCISES.append(Exercise(
     id="11.3", title="go on with both states", kind="repair",
-    statement="An epoch of `n` rows drew a permutation of them from a generator, and then for each row in its turn one number, by `torch.rand(1, generator=generator).item()`. It was stopped after `done` rows. `begun` is the state of the generator before the permutation was drawn, and `moment` its state at the stop. `go_on(begun, moment, n, done)` is meant to return the rows that are still to come, each with the number that the undisturbed epoch would have drawn for it, as a list of pairs. Its rows are right, its numbers are not. Repair it.",
-    cases=(_stopped(1, 4, 2), _stopped(2, 6, 2, 6), _stopped(3, 9, 5, 9)), given=_with_one_state,
+    statement="An epoch of `n` rows drew a permutation of them from a generator, and then for each row in its turn one number, by `torch.rand(1, generator=generator).item()`. It was stopped after `done` rows, which may be all of them. `begun` is the state of the generator before the permutation was drawn, and `moment` its state at the stop. `go_on(begun, moment, n, done)` is meant to return the rows that are still to come, each with the number that the undisturbed epoch would have drawn for it, as a list of pairs. Its rows are right, its numbers are not. Repair it.",
+    cases=(_stopped(1, 4, 2), _stopped(2, 6, 2, 6), _stopped(3, 9, 5, 9), _stopped(4, 5, 5)), given=_with_one_state,
     reference=_paired(), solution=go_on,
     explanation="The order comes again from the state at the beginning, and the numbers go on from the state at the stop.",
     notice=lambda answer: f"Whole or stopped after 2 of 4 rows, the last number is the same: {answer(*_stopped(1, 4, 0))[-1][1]:.4f} and {answer(*_stopped(1, 4, 2))[-1][1]:.4f}.",
     hint="Which of the two states belongs to the order, and which to the numbers?",
     mistakes=(
-        Mistake("the state of the stop alone", "The numbers would be right, but the permutation came from the other state.", "Draw the permutation from `begun`, and only then call `set_state(moment)`.",
+        Mistake("the state of the stop alone", "The epoch drew its permutation from the other state.", "Draw the permutation from `begun`, and only then call `set_state(moment)`.",
                 (_paired(order=lambda begun, moment, n, done: torch.randperm(n, generator=_at(moment))[done:].tolist()),
                  lambda begun, moment, n, done: _with_one_state(moment, moment, n, done))),
         Mistake("the two states are exchanged", "`begun` belongs to the permutation, and `moment` to the numbers.", "Draw the permutation from `begun`, and only then call `set_state(moment)`.",
@@ -326,7 +341,7 @@ EXERCISES.append(Exercise(
         Mistake("one row too many is skipped", "After `done` rows, the next one is number `done`, counted from 0.", "Go through `order[done:]`.",
                 (_paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, done + 1)),)),
         Mistake("one row is used twice", "The last row before the stop comes again.", "Go through `order[done:]`.", (_paired(order=lambda begun, moment, n, done: rows_to_come(begun, n, done - 1)),)),
-        Mistake("the same number for each row", "The generator is set back before every number.", "Call `set_state(moment)` once, before the first number.", (_paired(again=True),)),
+        Mistake("the same number for each row", "Each row should have a number of its own.", "Call `set_state(moment)` once, before the first number, and draw one for each row.", (_paired(again=True),)),
         Mistake("numbers are skipped twice", "The state of the stop has the numbers of the rows before it behind it already.", "Draw nothing between `set_state(moment)` and the first row to come.",
                 (_paired(skipped=1),)),
         Mistake("numbers of another generator", "The numbers do not go on from the state of the stop.", "Give `torch.rand` the generator that was set to `moment`.",

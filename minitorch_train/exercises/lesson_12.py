@@ -49,8 +49,9 @@ def recall(counts):
 
 EXERCISES.append(Exercise(
     id="12.2", title="recall", kind="write",
-    statement="Write `recall(counts)`. `counts` is a confusion matrix, with a row for each true class and a column for each answer, and each class has at least one image. Return a tensor with a number for each class: the share of its images that was read as that class.",
-    cases=((tensor([[1]]),), (tensor([[3, 1], [4, 2]]),), (tensor([[5, 0, 1], [2, 7, 4], [0, 0, 9]]),), (tensor([[0, 2], [1, 3]]),)),
+    statement="Write `recall(counts)`. `counts` is a confusion matrix, with a row for each true class and a column for each answer, and each class has at least one image. Return one number for each class: the share of its images that was read as that class.",
+    cases=((tensor([[1]]),), (tensor([[3, 1], [4, 2]]),), (tensor([[5, 0, 1], [2, 7, 4], [0, 0, 9]]),), (tensor([[0, 2], [1, 3]]),),
+           (tensor([[4, 1, 0, 7, 3], [2, 9, 5, 0, 1], [6, 2, 8, 1, 3], [0, 5, 2, 3, 11], [1, 0, 4, 6, 2]]),)),
     reference=lambda counts: counts.diag() / counts.sum(dim=1), solution=recall,
     explanation="The right answers are on the diagonal, and a row has all images of its class.",
     notice=lambda answer: f"Of 1 four and 99 nines, all read as nines, it makes {answer(tensor([[0, 1], [0, 99]])).tolist()}: the accuracy is 0.99, and not one four was found.",
@@ -71,7 +72,7 @@ EXERCISES.append(Exercise(
                 (lambda counts: counts.diag() / counts.sum(1, keepdim=True),)),
         Mistake("the share that is wrong", "It is what is missing to 1.", "Put the diagonal above the line.",
                 (lambda counts: 1 - counts.diag() / counts.sum(1), lambda counts: (counts.sum(1) - counts.diag()) / counts.sum(1))),
-        Mistake("whole numbers", "`//` cuts off what is behind the point.", "Divide with `/`.", (lambda counts: counts.diag() // counts.sum(1),)),
+        Mistake("whole numbers", "A class with 3 of 4 images read right has 0.75.", "Divide with `/`, and not with `//`.", (lambda counts: counts.diag() // counts.sum(1),)),
         Mistake("the whole table", "Each row adds up to 1 now. Only what was read right is wanted.", "Take the diagonal: `.diag()`.",
                 (lambda counts: counts / counts.sum(1, keepdim=True), lambda counts: counts / counts.sum(1))),
         Mistake("right against wrong", "The right ones are compared with the wrong ones, and not with all.", "Divide by the whole row, the diagonal included.",
@@ -141,7 +142,9 @@ _CASES = (
     (tensor([1.0, 1.0, 0.75]), tensor([0.0, 1.0, 1.0]), 5),
     (tensor([0.55, 0.58, 0.75, 0.95, 0.97, 1.0]), tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0]), 10),
     (tensor([0.3, 0.35, 0.45, 0.65, 0.8, 0.8, 0.9]), tensor([1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0]), 4),
-    (tensor([0.12, 0.36, 0.43, 0.61, 0.83, 1.0]), tensor([0.0, 1.0, 0.0, 1.0, 0.0, 1.0]), 3),  # no bin is empty
+    (tensor([0.12, 0.36, 0.43, 0.61, 0.83, 1.0]), tensor([0.0, 1.0, 0.0, 1.0, 1.0, 0.0]), 3),  # no bin is empty
+    (tensor([0.03, 0.16, 0.28, 0.39, 0.61, 0.72, 0.78, 0.97]), tensor([1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0]), 4),  # on both sides of each edge
+    (tensor([1.0, 0.1, 0.0]), tensor([0.0, 1.0, 1.0]), 2),  # both ends, in bins of their own
 )
 EXERCISES.append(Exercise(
     id="12.3", title="a calibration error to repair", kind="repair",
@@ -201,7 +204,8 @@ def published(networks):
 EXERCISES.append(Exercise(
     id="12.4", title="the figure to publish", kind="repair",
     statement="`published(networks)` gets a list of pairs, one for each network that was tried: its accuracy on the validation digits, then that on the test digits. No two networks have the same validation accuracy. The function is meant to choose one network fairly, and to return the test accuracy that may be published. Repair it.",
-    cases=(([(0.9, 0.8)],), ([(0.95, 0.94), (0.96, 0.92)],), ([(0.975, 0.97), (0.981, 0.976), (0.979, 0.98)],), ([(0.8, 0.7), (0.9, 0.4), (0.1, 0.95), (0.6, 0.3), (0.5, 0.6)],), ([(0.95, 0.97), (0.9, 0.91)],)),
+    cases=(([(0.9, 0.8)],), ([(0.95, 0.94), (0.96, 0.92)],), ([(0.975, 0.97), (0.981, 0.976), (0.979, 0.98)],), ([(0.8, 0.7), (0.9, 0.4), (0.1, 0.95), (0.6, 0.3), (0.5, 0.6)],), ([(0.95, 0.97), (0.9, 0.925)],),
+           ([(0.91, 0.88), (0.83, 0.9), (0.94, 0.89), (0.97, 0.91), (0.89, 0.95), (0.96, 0.93), (0.92, 0.86), (0.95, 0.94)],)),
     observe=_published, given=_looks_twice,
     reference=lambda networks: sorted(networks)[-1][1], solution=published,
     explanation="The validation digits choose, and the test digits measure what was chosen. `max` of pairs goes by their first number.",
@@ -217,7 +221,7 @@ EXERCISES.append(Exercise(
         Mistake("the worst on the test digits", "To choose modestly by the test digits is to choose by them all the same.",
                 "Choose by the validation accuracy alone.", (lambda networks: min(test for _, test in networks),)),
         Mistake("the worst network", "The one with the highest validation accuracy is wanted.", "Use `max` and not `min`.", (lambda networks: min(networks)[1],)),
-        Mistake("the last one", "The best network need not be the last that was tried.", "Use `max(networks)`.",
+        Mistake("the first or the last one", "The best network need not be the first or the last that was tried.", "Use `max(networks)`.",
                 (lambda networks: networks[-1][1], lambda networks: networks[0][1])),
         Mistake("the smaller of its two figures", "The test digits measure the choice, whether that makes it look better or worse.", "Return the second number of the pair that was chosen.",
                 (lambda networks: min(max(networks)),)),
@@ -265,8 +269,9 @@ EXERCISES.append(Exercise(
     id="12.5", title="the gradient by the pixels", kind="write",
     statement="Write `pixel_gradient(w1, b1, w2, b2, x, target)` without autograd. The network is `(x @ w1.T + b1).relu() @ w2.T + b2`, with the rows `x` as they are, and the loss of a row is its cross-entropy. Return, for each row, the gradient of its own loss by the numbers in `x`: the result has the shape of `x`. It should stay right when the scores are in the hundreds.",
     cases=(_small(1, 2, 3, 2), _small(3, 4, 5, 2), _small(4, 3, 3, 3), _small(9, 6, 4, 3),
-           (torch.eye(2), torch.zeros(2), 200 * torch.eye(3)[:, :2], torch.zeros(3), tensor([[1.0, 0.5], [0.25, 1.0]]), tensor([1, 0]))),
-    reference=_by_autograd, solution=pixel_gradient, forbidden=("backward", "grad"),
+           (torch.eye(2), torch.zeros(2), 200 * torch.eye(3)[:, :2], torch.zeros(3), tensor([[1.0, 0.5], [0.25, 1.0], [0.01, 0.02], [1.0, 1.0]]), tensor([1, 0, 2, 0])),
+           (torch.eye(2), torch.zeros(2), 200 * torch.eye(3)[:, :2], torch.full((3,), -300.0), tensor([[1.0, 0.5], [0.25, 1.0], [0.01, 0.02], [1.0, 1.0]]), tensor([1, 0, 2, 0]))),
+    reference=_by_autograd, solution=pixel_gradient, forbidden=("backward", "grad", "vjp", "jvp", "jacrev", "jacfwd", "jacobian"),
     explanation="It is lesson 06's way back, and one more product: all paths that lead out of a pixel.",
     notice=lambda answer: f"At a network whose first weights are all 0, its largest number is {answer(torch.zeros(3, 2), *_small(2, 2, 3, 2)[1:]).abs().max():g}: no pixel moves anything.",
     hint="Lesson 06 has the lines up to `dh`. What came back through a layer is what came in at its end, times its weights.",

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from minitorch_train.exercises import Exercise, Mistake, value
+from minitorch_train.exercises.results import settled
 
 # %% ../../nbs/exercises/lesson_13.ipynb #9e9c0c18
 EXERCISES = [
@@ -34,7 +35,7 @@ EXERCISES = [
                     "Multiply by 4, and not by 32.", (256 * 50_000 * 32 / 1e6,)),
             Mistake("bytes, kilobytes or gigabytes", "The unit is another one.", "A megabyte is 1,000,000 bytes.", (51_200_000, 51_200, 0.0512)),
             Mistake("numbers, in another unit", "A number has 4 bytes, and a megabyte has 1,000,000.", "256 times 50,000 times 4 bytes.", (12_800_000, 12_800)),
-            Mistake("a number has 4 bytes", "This counts 2 bytes for each.", "Multiply by 4.", (25.6,)),
+            Mistake("half as much", "A number has 4 bytes, and a chunk has 256 rows here.", "256 rows of 50,000 numbers of 4 bytes.", (25.6,)),
             Mistake("how many chunks there are", "This is their number. How large is one?", "256 rows of 50,000 numbers of 4 bytes.", (16,)),
             Mistake("the chunks are taken for rows", "There are 16 chunks, and each has 256 rows.", "256 rows of 50,000 numbers of 4 bytes.", (16 * 50_000 * 4 / 1e6,)),
             Mistake("one row is counted", "A chunk has 256 of them.", "256 rows of 50,000 numbers of 4 bytes.", (50_000 * 4 / 1e6,)),
@@ -136,7 +137,7 @@ EXERCISES.append(Exercise(
                 (lambda m1, s1, m2, s2: (torch.maximum(m1, m2), (m1 - torch.maximum(m1, m2)).exp() + (m2 - torch.maximum(m1, m2)).exp()),)),
         Mistake("a smaller maximum on the way", "Where the scores of the pieces lie far apart, `exp` of the difference overflows.",
                 "Bring each sum to the larger maximum at once: `s1 * (m1 - m).exp()` and `s2 * (m2 - m).exp()`.", (_merge_first, _merge_second)),
-        Mistake("only one piece is kept", "Both pieces belong to the row.", "Add the two sums, each with its factor.", (lambda m1, s1, m2, s2: (m1, s1) if m1 > m2 else (m2, s2), lambda m1, s1, m2, s2: (torch.maximum(m1, m2), torch.maximum(s1, s2)))),
+        Mistake("only one of the sums is kept", "Both pieces belong to the row.", "Add the two sums, each with its factor.", (lambda m1, s1, m2, s2: (m1, s1) if m1 > m2 else (m2, s2), lambda m1, s1, m2, s2: (torch.maximum(m1, m2), torch.maximum(s1, s2)))),
         Mistake("the smaller maximum", "The exponents should never be positive.", "`m` is `torch.maximum(m1, m2)`.",
                 (lambda m1, s1, m2, s2: (torch.minimum(m1, m2), s1 * (m1 - torch.minimum(m1, m2)).exp() + s2 * (m2 - torch.minimum(m1, m2)).exp()),)),
         Mistake("always the maximum of the same piece", "The other piece may have the larger one.", "`m` is `torch.maximum(m1, m2)`, and both exponents are a piece's own maximum minus `m`.",
@@ -209,10 +210,11 @@ def _in_every_row(logits, target, weight):
 
 EXERCISES.append(Exercise(
     id="13.3", title="the gradient of a weighted loss", kind="extend",
-    statement="Write `weighted_gradient(logits, target, weight)`: the gradient by the logits `[n, C]` of the mean cross-entropy of lesson 04 with a weight for each class, where `target` holds class indices `[n]` and `weight` is `[C]`. Use `torch.softmax`, and neither a loss nor autograd.",
+    statement="Write `weighted_gradient(logits, target, weight)`: the gradient by the logits `[n, C]` of the mean cross-entropy of lesson 04 with a weight for each class, where `target` holds class indices `[n]` and `weight` is `[C]`. You may use `torch.softmax`, but neither a loss nor autograd.",
     cases=((tensor([[0.0, 0.0], [0.0, 0.0]]), tensor([0, 1]), tensor([1.0, 3.0])), (tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 0.0], [3.0, 1.0, 0.0]]), tensor([2, 0, 2]), tensor([1.0, 2.0, 0.5])),
-           (tensor([[3.0, 1.0, 0.0, 2.0], [0.0, 1.0, 2.0, 1.0]]), tensor([3, 1]), tensor([2.0, 1.0, 1.0, 4.0]))),
-    reference=_by_autograd, solution=weighted_gradient, forbidden=("backward", "grad", "vjp", "jacrev", "jacobian", "nll", "nll_loss", "cross_entropy", "fused_cross_entropy", "linear_cross_entropy"),
+           (tensor([[3.0, 1.0, 0.0, 2.0], [0.0, 1.0, 2.0, 1.0]]), tensor([3, 1]), tensor([2.0, 1.0, 1.0, 4.0])),
+           (torch.randn(6, 5, generator=torch.Generator().manual_seed(1)), tensor([0, 4, 2, 2, 1, 4]), tensor([0.5, 3.0, 1.25, 2.0, 0.75]))),
+    reference=_by_autograd, solution=weighted_gradient, forbidden=("backward", "grad", "vjp", "jvp", "jacrev", "jacfwd", "jacobian", "nll", "nll_loss", "cross_entropy", "fused_cross_entropy", "linear_cross_entropy"),
     explanation="Each row's loss is multiplied by the weight of its right class and divided by the sum of these weights, and so is its gradient, softmax minus one-hot.",
     notice=lambda answer: f"Each row still adds up to 0: the largest sum for random logits is {answer(torch.randn(8, 5), torch.arange(8) % 5, torch.rand(5)).sum(1).abs().max():.0e}.",
     hint="Write down by what the loss of one row is multiplied and divided in the weighted mean. The same goes for its row of the gradient.",
@@ -224,7 +226,7 @@ EXERCISES.append(Exercise(
         Mistake("no division", "It is the gradient of a mean, not of a sum.", "Divide by `weight[target].sum()`.", (lambda x, t, w: _each_row(x, t, w[t]),)),
         Mistake("divided twice", "The sum of the weights stands where the number of rows stood.", "Divide by `weight[target].sum()` alone.",
                 (lambda x, t, w: _by_autograd(x, t, w) / len(t),)),
-        Mistake("no weights", "This is the gradient of the plain mean.", "Multiply each row by `weight[target]`, and divide by the sum of these.",
+        Mistake("no weights", "The weights of the classes have no part in it.", "Multiply each row by `weight[target]`, and divide by the sum of these.",
                 (lambda x, t, w: _by_autograd(x, t, None), lambda x, t, w: _by_autograd(x, t, None) * len(t))),
         Mistake("the weights are not used in the rows", "The sum of the weights divides, but no row is multiplied by its own.", "Multiply each row by `weight[target]`.",
                 (lambda x, t, w: _each_row(x, t, torch.ones_like(w[t]) / w[t].sum()),)),
@@ -319,9 +321,11 @@ class _MostRows(TorchDispatchMode):
 
 def _in_chunks(answer, x, w, target, chunk):
     """The gradients, and how many rows with a number for each word were there at once, if more than `chunk`."""
+    before = x.clone(), w.clone()
     with _MostRows(x, len(w)) as watch:
         result = answer(x, w, target, chunk)
-    return None if result is None else {"the gradients": result, "the most rows of logits, or of what is made from them, at a time": max(watch.rows, chunk)}
+    after = "as they were" if x.equal(before[0]) and w.equal(before[1]) else "changed in place"
+    return None if result is None else {"the gradients": settled(result), "`x` and `w` afterwards": after, "the most rows of logits, or of what is made from them, at a time": max(watch.rows, chunk)}
 
 
 def _whole_gradients(x, w, target, chunk):
@@ -331,9 +335,10 @@ def _whole_gradients(x, w, target, chunk):
 
 EXERCISES.append(Exercise(
     id="13.4", title="chunks to repair", kind="repair",
-    statement="`chunked_gradients(x, w, target, chunk)` is meant to return the gradients by `x` and by `w` of the mean cross-entropy of `x @ w.T`, with at most `chunk` rows of logits at a time. With one chunk for all rows it does. With several, two things are wrong. Repair both.",
+    statement="`chunked_gradients(x, w, target, chunk)` is meant to return the gradients by `x` and by `w` of the mean cross-entropy of `x @ w.T`, with at most `chunk` rows of logits at a time, and to leave `x` and `w` as they are. With one chunk for all rows it does. With several, two things are wrong. Repair both.",
     cases=((tensor([[1.0], [2.0]]), tensor([[1.0], [0.0]]), tensor([0, 1]), 2), (tensor([[1.0], [2.0]]), tensor([[1.0], [0.0]]), tensor([0, 1]), 1),
-           (torch.linspace(-1, 1, 10).reshape(5, 2), torch.linspace(0, 1, 6).reshape(3, 2), tensor([0, 2, 1, 1, 0]), 2)),
+           (torch.linspace(-1, 1, 10).reshape(5, 2), torch.linspace(0, 1, 6).reshape(3, 2), tensor([0, 2, 1, 1, 0]), 2),
+           (torch.randn(11, 3, generator=torch.Generator().manual_seed(2)), torch.randn(4, 3, generator=torch.Generator().manual_seed(3)), torch.arange(11) % 4, 4)),
     reference=_added_gradients, observe=_in_chunks, solution=chunked_gradients, given=_chunked_broken,
     explanation="The mean is over all rows, so each chunk is divided by `len(x)`. Every row adds its share to the gradient of the weight, so the chunks' products are added up.",
     notice=lambda answer: "For 64 rows, chunks of 1, 10 and 64 rows agree to " + "{:.0e}.".format(max(

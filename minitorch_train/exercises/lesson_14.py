@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.data.distributed import DistributedSampler
 
-from minitorch_train.exercises import Exercise, Mistake, value
+from minitorch_train.exercises import Exercise, Mistake, kept, value
 
 # %% ../../nbs/exercises/lesson_14.ipynb #72b4492a
 _fill = Exercise(
@@ -55,11 +55,12 @@ def _up_to_a_rank_without(grads, counts, by):
 
 _whole = Exercise(
     id="14.2", title="the gradient of all ranks", kind="write",
-    statement="Each rank has computed the gradient of the *mean* loss over its own targets. `grads` is the list of these gradients, tensors of one shape, and `counts` says how many targets each rank has counted. Write `whole_gradient(grads, counts)`: the gradient of the mean loss over the targets of all ranks together. A rank that counted 0 targets has a gradient of `nan`; at least one rank counted some.",
+    statement="Each rank has computed the gradient of the *mean* loss over its own targets. `grads` is the list of these gradients, tensors of one shape, and `counts` says how many targets each rank has counted. Write `whole_gradient(grads, counts)`: the gradient of the mean loss over the targets of all ranks together. Leave `grads` and `counts` as they are. A rank that counted 0 targets has a gradient of `nan`; at least one rank counted some.",
     cases=(([tensor([4.0]), tensor([12.0])], [3, 1]), ([tensor([[1.0, -2.0]]), tensor([[0.5, 4.0]]), tensor([[3.0, 0.0]])], [2, 5, 1]),
            ([tensor([2.0, torch.nan]).fill_(torch.nan), tensor([1.0, 3.0]), tensor([5.0, -2.0])], [0, 2, 6]),
-           ([tensor([1.0, 3.0, -2.0]), tensor([torch.nan, torch.nan, torch.nan]), tensor([5.0, -2.0, 0.5])], [3, 0, 1])),
-    reference=lambda grads, counts: torch.stack([g.nan_to_num() * n for g, n in zip(grads, counts)]).sum(0) / sum(counts), solution=whole_gradient,
+           ([tensor([1.0, 3.0, -2.0]), tensor([torch.nan, torch.nan, torch.nan]), tensor([5.0, -2.0, 0.5])], [3, 0, 1]),
+           ([tensor([[-1.0, 3.0], [0.5, 2.0]]), tensor([[4.0, -2.0], [1.0, 0.25]]), tensor([[torch.nan, torch.nan], [torch.nan, torch.nan]]), tensor([[2.5, 1.0], [-3.0, 6.0]])], [4, 7, 0, 2])),
+    reference=lambda grads, counts: torch.stack([g.nan_to_num() * n for g, n in zip(grads, counts)]).sum(0) / sum(counts), solution=whole_gradient, observe=kept,
     explanation="A mean times its count is a sum again. The sums are added, and divided once, by all counts together. A rank that counted nothing has no part in either.",
     notice=lambda answer: f"Two ranks with equal counts: the gradients 4 and 12 become {answer([tensor(4.0), tensor(12.0)], [5, 5]).item():g}, their mean. That is why the mistake goes unnoticed.",
     hint="Turn each mean into a sum first. What is it to be multiplied by?",
@@ -176,7 +177,8 @@ _repair = Exercise(
     id="14.3", title="pieces to repair", kind="repair",
     statement="`accumulated(x, t, known, w, size)` is meant to return the gradient by `w` of the mean of `(x @ w - t) ** 2` over the rows where `known` is `True`, with `size` rows at a time. As long as all pieces have the same number of known rows, it does. Repair it, so that it does for any pieces; at least one row is known.",
     cases=((*_pieces, tensor([True, True, True]), tensor([1.0]), 2), (_x, _t, tensor([True, False, True, True, True, False, True]), tensor([0.5, -1.0]), 3),
-           (_x, _t, tensor([True, True, False, False, True, False, True]), tensor([2.0, 0.25]), 2), (_x, _t, tensor([False, True, True, True, True, False, True]), tensor([-1.0, 1.0]), 7)),
+           (_x, _t, tensor([True, True, False, False, True, False, True]), tensor([2.0, 0.25]), 2), (_x, _t, tensor([False, True, True, True, True, False, True]), tensor([-1.0, 1.0]), 7),
+           (torch.randn(11, 3, generator=torch.Generator().manual_seed(4)), torch.randn(11, generator=torch.Generator().manual_seed(5)), torch.arange(11) % 3 > 0, tensor([0.5, -1.0, 2.0]), 4)),
     reference=_by_autograd, observe=_in_pieces, solution=accumulated, given=_accumulated_broken,
     explanation="Each piece gives the sum over its known rows, and how many there are. The sums and the counts add up, and the one division comes behind the loop. A piece without a known row adds 0 to both.",
     notice=lambda answer: "Pieces of 1, 2 and 7 rows agree to {:.0e}.".format(max((answer(_x, _t, _t > 0, tensor([1.0, 2.0]), n) - answer(_x, _t, _t > 0, tensor([1.0, 2.0]), 7)).abs().max().item() for n in (1, 2))),
@@ -194,7 +196,7 @@ _repair = Exercise(
         Mistake("each piece overwrites the one before", "Only the last piece is left.", "Write `total += ...`.", (lambda x, t, k, w, s: _like(x, t, k, w, s, by=lambda n, pieces: n, add=False),)),
         Mistake("still a mean of means, without the empty pieces", "Leaving out a piece without known rows keeps nan away, and the other pieces still have the same say.",
                 "Add sums and counts, and divide behind the loop.", (lambda x, t, k, w, s: _like(x, t, k, w, s, each=lambda k: k.sum(), by=lambda n, pieces: pieces, skip=True),)),
-        Mistake("divided twice", "Each piece is divided by its known rows, and then all by all known rows.", "Take the division out of the loop.",
+        Mistake("divided twice", "There are two divisions, and one of them is by all known rows.", "Divide once, behind the loop, by all known rows.",
                 (lambda x, t, k, w, s: _like(x, t, k, w, s, each=lambda k: k.sum(), by=lambda n, pieces: n), lambda x, t, k, w, s: _like(x, t, k, w, s, by=lambda n, pieces: n * pieces))),
         Mistake("all rows at once", "More than `size` rows are multiplied by `w` at a time.", "Keep the loop over pieces, and add up sums and counts in it.", (_at_once,)),
         Mistake("a mean of means, an empty piece with 0", "There is no nan any more, and each piece has the same say, even one without a known row.", "Add sums and counts, and divide behind the loop.",
@@ -258,7 +260,7 @@ _rows = Exercise(
         Mistake("a seed for each rank", "Each rank has drawn a permutation of its own, so some rows come twice and others never.", "The seed is `seed + epoch`, without the rank.",
                 (lambda r, w, n, s, e: _permuted(n, s + e + r)[r::w].tolist(), lambda r, w, n, s, e: _permuted(n, s + r)[r::w].tolist())),
         Mistake("the epoch is forgotten", "Every epoch has the same order.", "The seed is `seed + epoch`.", (lambda r, w, n, s, e: _permuted(n, s)[r::w].tolist(),)),
-        Mistake("the seed is forgotten", "The order is that of another seed.", "The seed is `seed + epoch`.", (lambda r, w, n, s, e: _permuted(n, e)[r::w].tolist(), lambda r, w, n, s, e: _permuted(n, 0)[r::w].tolist())),
+        Mistake("the seed is forgotten", "The order does not depend on `seed`.", "The seed is `seed + epoch`.", (lambda r, w, n, s, e: _permuted(n, e)[r::w].tolist(), lambda r, w, n, s, e: _permuted(n, 0)[r::w].tolist())),
         Mistake("a block for each rank", "Each rank takes every `world`-th entry, and not those that stand together.", "Slice with a step: `[rank::world]`.",
                 (lambda r, w, n, s, e: _block(r, w, n, s + e), lambda r, w, n, s, e: _permuted(n, s + e).chunk(w)[r].tolist(), lambda r, w, n, s, e: _permuted(n, s + e).tensor_split(w)[r].tolist(), lambda r, w, n, s, e: _permuted(n, s + e)[r * (n // w) : (r + 1) * (n // w)].tolist())),
         Mistake("filled up", "A row comes twice over the ranks.", "Take the entries that are there, and nothing more.", (lambda r, w, n, s, e: _by_sampler(r, w, n, s, e, own=False),)),

@@ -251,7 +251,7 @@ def relation(came: list, wanted: list, cases: list[tuple]) -> tuple[str, str] | 
         return factor
     if cases[0] and any(all(len(case) > i and type(x) is type(settled(case[i])) and agree(x, settled(case[i])) for x, case in zip(came, cases)) for i in range(len(cases[0]))):
         return "an argument comes back as it was", "Nothing has been done to it."
-    if len(came) > 1 and all(agree(x, came[0]) for x in came) and not all(agree(y, wanted[0]) for y in wanted):
+    if len(came) > 1 and not isinstance(came[0], dict) and all(agree(x, came[0]) for x in came) and not all(agree(y, wanted[0]) for y in wanted):
         return "the same for every input", "What came does not depend on what is wanted."
     if all(x is None for x in came):
         return "nothing comes back", "For such an input the function gives None. Is there a `return` on each way through it?"
