@@ -558,7 +558,7 @@ def _last_hint(exercise: Exercise) -> str:
 def check(id: str, *answer: object, hint: bool = False) -> str | None:
     """Check an answer to an exercise and print what came of it.
 
-    A wrong answer is shown the smallest input it is wrong on, what came and what was wanted, and the mistake if it is
+    A wrong answer is shown the first input it is wrong on, what came and what was wanted, and the mistake if it is
     it has a name. `check("03.2", hint=True)` says more about the last try. It never raises an error.
     """
     try:

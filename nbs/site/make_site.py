@@ -67,7 +67,7 @@ def lesson_page(path: Path) -> nbformat.NotebookNode:
         elif found := FIGURE.search(cell.source):
             alt = " ".join((found[1] or found[2]).split())
             cell.source = cell.source[: found.start()]
-        cell.source = cell.source.replace("](../benchmarks/RESULTS.md)", "](../results.md)")
+        cell.source = cell.source.replace("`benchmarks/RESULTS.md`", "[`benchmarks/RESULTS.md`](../results.md)")
         if cell.source or cell.get("outputs"):
             cells.append(cell)
         if asked := re.match(r'check\("(\d\d\.\d)"', cell.source):
