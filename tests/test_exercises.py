@@ -210,6 +210,12 @@ def test_an_error_without_a_line_of_the_learners(bank, capsys, answer):
     assert "  error " in text and "of your code" not in text
 
 
+def test_a_line_of_pytorch_is_not_one_of_the_learners(bank, capsys, monkeypatch):
+    """Also where PyTorch lies outside the environment's own folder."""
+    monkeypatch.setattr(exercises.sysconfig, "get_path", lambda name: "/elsewhere")
+    assert "  line " not in said(capsys, nn.Linear(7, 1))
+
+
 def test_a_line_that_was_typed_and_not_kept(bank, capsys):
     assert "  line 1 of your code" in said(capsys, eval(compile("lambda x: x.reshape(7)", "<not kept>", "eval"))).splitlines()
 
@@ -253,6 +259,65 @@ def bare(x):
 def test_an_endless_loop_round_a_bare_except_is_stopped_and_named(bank, capsys):
     text = said(capsys, bare)
     assert text.startswith("99.1 stopped after 0.3 seconds. An `except:` without a type") and sys.gettrace() is None
+
+
+def only_a_value_error(x):
+    while True:
+        try:
+            time.sleep(0.01)
+        except ValueError:
+            pass
+
+
+def clears_up(x):
+    try:
+        while True:
+            pass
+    finally:
+        x += 1
+
+
+def nothing_inside(x):
+    while True:
+        try:
+            time.sleep(0.01)
+        except BaseException as error:  # whatever it is
+
+            x = error
+
+
+@pytest.mark.parametrize("answer, caught", [(only_a_value_error, False), (clears_up, False), (nothing_inside, True)])
+def test_only_an_except_that_catches_everything_is_blamed(bank, capsys, answer, caught):
+    assert ("`except:`" in said(capsys, answer)) == caught
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """A module that takes long to load, and one that takes for ever."""
+    (tmp_path / "loaded_slowly.py").write_text("import time\ntime.sleep(1)\n")
+    (tmp_path / "never_loaded.py").write_text("import time\nwhile True:\n    time.sleep(0.01)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("loaded_slowly", None)
+
+
+def imports(name):
+    return lambda x: (importlib.import_module(name), 2 * x)[1]
+
+
+@pytest.mark.parametrize("in_a_thread", [False, True])
+def test_what_an_answer_imports_first_may_take_longer_than_the_answer(bank, capsys, modules, in_a_thread):
+    if in_a_thread:
+        thread = threading.Thread(target=check, args=("99.1", imports("loaded_slowly")))
+        thread.start()
+        thread.join(10)
+    assert "99.1 right" in (capsys.readouterr().out if in_a_thread else said(capsys, imports("loaded_slowly")))
+    assert "99.1 stopped after 0.3 seconds" in said(capsys, lambda x: (imports("loaded_slowly")(x), time.sleep(60)))
+
+
+def test_an_import_that_never_ends_is_stopped_too(bank, capsys, modules):
+    text = said(capsys, imports("never_loaded"))
+    assert text.startswith("99.1 stopped after 3") and "`except:`" not in text and "never_loaded" not in sys.modules
 
 
 def test_an_answer_that_never_ends_is_stopped_in_another_thread(bank, capsys):
