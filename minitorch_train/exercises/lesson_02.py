@@ -28,7 +28,7 @@ _parameters = Exercise(
                 (64 * 20 + 20 + 20 * 10, 64 * 20 + 20 * 10 + 10)),
         Mistake("one bias for a whole layer", "Each neuron has a bias of its own.", "Add 20 biases for the first layer and 10 for the last.", (64 * 20 + 1 + 20 * 10 + 1,)),
         Mistake("a bias for each input", "A bias belongs to a neuron, not to what comes in.", "Add a bias for each of the 20 + 10 neurons.", (64 * 20 + 64 + 20 * 10 + 20, 64 * 20 + 64 + 20 * 10 + 10)),
-        Mistake("the first layer only", "The scores are made by a second layer.", "Add 20 times 10 weights and 10 biases.", (64 * 20, 64 * 20 + 20, 64 * 20 + 20 + 10)),
+        Mistake("the second layer's weights are missing", "The scores are made by a second layer.", "Add 20 times 10 weights and 10 biases.", (64 * 20, 64 * 20 + 20, 64 * 20 + 20 + 10)),
         Mistake("the sizes added instead of multiplied", "Every input is connected to every neuron.", "A layer from 64 to 20 has 64 times 20 weights.",
                 (64 + 20 + 10, 64 + 20 + 20 + 10)),
         Mistake("the inputs connected to the scores", "Nothing leads from the inputs past the hidden layer.", "There are two products: 64 by 20, and 20 by 10.",

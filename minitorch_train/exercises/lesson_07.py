@@ -268,7 +268,7 @@ EXERCISES.append(Exercise(
                 "For a dictionary, call `find_parameters` again, and add what it finds.", (lambda found: _once(_walk(found.values(), kinds=list)), _lists_laid_open)),
         Mistake("the search ends inside", "What stands after a dictionary or a list is not reached: `return` ends the loop.",
                 "Add what lies inside to the list, and return the list after the loop.", (_to_the_first_inside, partial(_to_the_first_inside, before=True))),
-        Mistake("the search ends one level down", "A list may hold lists and dictionaries.",
+        Mistake("what a list holds is not searched", "A list may hold lists and dictionaries.",
                 "Let the function call itself, so that it goes down as far as there is something.", (_one_level,)),
         Mistake("a tensor is taken for a parameter", "Look at `mean`, which is a tensor and nothing to be learned.",
                 "Ask for `isinstance(value, nn.Parameter)`.", (lambda found: _once(_walk(found, is_one=torch.Tensor)),)),

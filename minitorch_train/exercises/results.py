@@ -138,7 +138,7 @@ _RELATIONS = (  # a name, a hint, and whether it holds between a wrong result an
     ("the last one is missing", "All that came is right, and something is missing after it.", _of_numbers(lambda a, b: b.dim() > 0 and _close(a, b[:-1]))),
     ("more than is wanted", "What is wanted came, and something besides.",
      _of_numbers(lambda a, b: a.dim() == b.dim() > 0 and len(a) > len(b) and (_close(a[: len(b)], b) or _close(a[-len(b):], b)))),
-    ("a part of it is infinite or undefined", "Did some number on the way become too large, or so small that it was 0?", _of_numbers(_undefined)),
+    ("infinite or undefined numbers", "Did some number on the way become too large, or so small that it was 0? Or was a mean taken of nothing?", _of_numbers(_undefined)),
     ("not added up, or not averaged", "What came adds up to what is wanted, or has it for its mean.", _of_numbers(lambda a, b: a.numel() > b.numel() and _reduced(b, a))),
     ("added up or averaged too far", "One number stands where several are wanted: their sum, or their mean.", _of_numbers(lambda a, b: a.numel() < b.numel() and _reduced(a, b))),
     ("a log is missing", "The log of what came is what is wanted.", _of_numbers(lambda a, b: _close(a, b.exp()))),
@@ -170,6 +170,23 @@ def _differing(a: object, b: object, holds: Callable) -> Iterator[tuple | None]:
 def _several(b: Tensor) -> bool:
     """Do two of the numbers differ, those that are 0 left out? Any one number is some number times another, and 0 is 0 times each."""
     return len(b[b != 0].unique()) > 1
+
+
+def _partly_right(a: object, b: object, holds: Callable) -> bool:
+    """Is a part of a wrong result right, beside the parts that `_differing` yields?"""
+    if holds(a, b):
+        return False
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return any(isinstance(b[key], Tensor) if agree(a[key], b[key]) else _partly_right(a[key], b[key], holds) for key in b)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
+        return any(agree(*pair) or _partly_right(*pair, holds) for pair in zip(a, b))
+    return False
+
+
+def _of_the_rest(hint: str, came: list, wanted: list, holds: Callable) -> str:
+    """A hint that is about the wrong parts alone, where others are right."""
+    partly = any(_partly_right(*pair, holds) for pair in zip(came, wanted))
+    return f"A part is right. In the rest, {hint[0].lower()}{hint[1:]}" if partly else hint
 
 
 def _factor(came: list, wanted: list) -> tuple[str, str] | None:
@@ -236,6 +253,15 @@ def of_error(outcomes: list[Raised]) -> tuple[str, str] | None:
     return kinds[0] if kinds and kinds.count(kinds[0]) == len(kinds) else None
 
 
+def _kind(came: list, wanted: list) -> str | None:
+    """What is wanted in the place of results of other kinds."""
+    if any(isinstance(y, list) and numbers(y) is None for y in wanted):  # of things that are no numbers
+        return "a list is" if all(isinstance(y, list) for y in wanted) else None
+    if any(numbers(y) is not None for y in wanted) and all(numbers(x) is None for x in came):
+        return "True or False is" if all(isinstance(y, bool) for y in wanted) else "numbers are"
+    return None
+
+
 def relation(came: list, wanted: list, cases: list[tuple]) -> tuple[str, str] | None:
     """A name and a hint that are true of wrong results: of each of `came`, beside what was wanted and the arguments."""
     if any(isinstance(x, Raised) for x in (*came, *wanted)):
@@ -246,17 +272,19 @@ def relation(came: list, wanted: list, cases: list[tuple]) -> tuple[str, str] | 
         return "an argument is changed in place", "The result is right, and an argument holds other numbers afterwards: `+=`, `/=` and `mul_` change it itself."
     for name, hint, holds in _RELATIONS:
         if None not in [pair for both in zip(came, wanted) for pair in _differing(*both, holds)]:
-            return name, hint
+            return name, _of_the_rest(hint, came, wanted, holds)
     if factor := _factor(came, wanted):
-        return factor
+        name, hint = factor
+        return name, _of_the_rest(hint, came, wanted, _of_numbers(lambda a, b: a.shape == b.shape))
     if cases[0] and any(all(len(case) > i and type(x) is type(settled(case[i])) and agree(x, settled(case[i])) for x, case in zip(came, cases)) for i in range(len(cases[0]))):
         return "an argument comes back as it was", "Nothing has been done to it."
-    if len(came) > 1 and all(agree(x, came[0]) for x in came) and not all(agree(y, wanted[0]) for y in wanted):
+    if len(came) > 1 and isinstance(came[0], bool) <= isinstance(wanted[0], bool) and all(agree(x, came[0]) for x in came) and not all(agree(y, wanted[0]) for y in wanted):
         return "the same for every input", "What came does not depend on what is wanted."
     if all(x is None for x in came):
         return "nothing comes back", "For such an input the function gives None. Is there a `return` on each way through it?"
     if all(isinstance(x, FunctionType) for x in came):
         return "a function comes back", "The result itself is wanted, not a function that makes it."
-    if any(numbers(y) is not None for y in wanted) and all(numbers(x) is None and not isinstance(x, (list, tuple)) for x in came):
-        return "another kind of result", f"A {type(came[0]).__name__} came, where {'True or False is' if all(isinstance(y, bool) for y in wanted) else 'numbers are'} wanted."
+    if all(not isinstance(x, (list, tuple)) and (numbers(x) is None or numbers(x).dim() == 0) for x in came) and (kind := _kind(came, wanted)):
+        name = type(came[0]).__name__
+        return "another kind of result", f"{'An' if name[0].lower() in 'aeiou' else 'A'} {name} came, where {kind} wanted."
     return None
