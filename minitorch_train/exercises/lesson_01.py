@@ -47,7 +47,7 @@ _scale = Exercise(
               "and measured on `valid`.",
     cases=((tensor([[0.0, 0.0], [2.0, 2.0]]), tensor([[4.0, 4.0], [2.0, 2.0]])),
            (tensor([[0.0, 2.0], [4.0, 8.0], [1.0, 3.0]]), tensor([[1.0, 3.0], [5.0, 5.0]])),
-           (tensor([[1.0, 3.0], [5.0, 9.0]]), tensor([[2.0, 5.0], [4.0, 4.0]]))),
+           (tensor([[3.0, 1.0], [5.0, 9.0]]), tensor([[5.0, 2.0], [4.0, 4.0]]))),
     reference=lambda train, valid: tuple((x - train.mean()) / train.std() for x in (train, valid)), solution=my_normalize,
     explanation="The mean and the deviation of the training set, for both: a pixel value then means the same in either set.",
     notice=lambda answer: "The training set has mean 0 afterwards, and the validation set has not: that is as it should be.",

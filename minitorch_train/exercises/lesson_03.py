@@ -113,7 +113,7 @@ _log_softmax = Exercise(
                 (lambda x: _shifted(x) - _shifted(x).exp().mean(-1, keepdim=True).log(),)),
         Mistake("the log of the sum is missing", "The sum of powers was subtracted as it is.", "Subtract its log.",
                 (lambda x: _shifted(x) - _shifted(x).exp().sum(-1, keepdim=True),)),
-        Mistake("log taken twice", "The log of a softmax is negative, and a negative number has no log.", "Leave the last log out.",
+        Mistake("the log of a number that is not above 0", "A logit may be 0 or negative, and the log of a softmax is negative.", "Take one log, that of the sum of the powers.",
                 (lambda x: x.log_softmax(-1).log(),)),
         Mistake("added instead of subtracted", "The log of a quotient is a difference.", "Subtract the log of the sum.",
                 (lambda x: _shifted(x) + _shifted(x).exp().sum(-1, keepdim=True).log(),)),

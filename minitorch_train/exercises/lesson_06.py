@@ -105,7 +105,7 @@ _relu = Exercise(
     id="06.3", title="a mask from the wrong tensor", kind="repair",
     statement="`relu_backward(dh, h)` should give the gradient before ReLU, from the gradient `dh` behind it and the result `h` of ReLU. Repair it.",
     cases=((tensor([[-1.0, 2.0]]), tensor([[3.0, 0.0]])), (tensor([[-1.0, 2.0, 7.0], [4.0, -5.0, 6.0]]), tensor([[3.0, 0.0, 0.25], [0.0, 0.0, 1.0]])),
-           (tensor([[2.0, -1.0], [3.0, -4.0]]), tensor([[0.0, 0.0], [1.0, 2.0]]))),
+           (tensor([[2.0, -1.0], [3.25, -4.5]]), tensor([[0.0, 0.0], [1.0, 2.0]]))),
     reference=lambda dh, h: torch.where(h > 0, dh, 0.0), solution=relu_backward, given=_mask_from_behind,
     explanation="ReLU lets a change through where its result is above 0, whatever the sign of what comes back.",
     notice=lambda answer: "A negative gradient passes where h is above 0.",

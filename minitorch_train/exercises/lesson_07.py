@@ -77,7 +77,7 @@ EXERCISES.append(Exercise(
     cases=(
         (tensor([1.0]), tensor([2.0]), tensor([0.0]), 0.1, 0.9),
         (tensor([1.0]), tensor([2.0]), tensor([4.0]), 0.1, 0.5),
-        (tensor([1.0, -2.0]), tensor([3.0, 0.5]), tensor([-1.0, 1.0]), 0.01, 0.9),
+        (tensor([1.0, -2.0]), tensor([3.0, 0.5]), tensor([-5.0, 1.0]), 0.01, 0.9),
     ),
     reference=partial(_nesterov, SGD), solution=nesterov_step, observe=kept,
     explanation="First the running sum takes in the gradient. The move is then the gradient and `mu` times the new sum.",

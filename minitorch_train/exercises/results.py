@@ -151,6 +151,15 @@ _RELATIONS = (  # a name, a hint, and whether it holds between a wrong result an
 )
 
 # %% ../../nbs/exercises/results.ipynb #9f5ce93f
+_ONLY_0, _SAME_SHAPE = "nothing but 0", _of_numbers(lambda a, b: a.shape == b.shape)
+_TOO_OFTEN_TRUE = ("a log is missing", "a log too many", "1 minus what is wanted")  # where there are only 0 and 1, as log 1 is 0
+
+
+def _beyond_0_and_1(x: object) -> bool:
+    """Is there a number other than 0 and 1?"""
+    return bool(((numbers(x) != 0) & (numbers(x) != 1)).any())
+
+
 def _differing(a: object, b: object, holds: Callable) -> Iterator[tuple | None]:
     """The pairs of parts in which two results differ, as far down as `holds` needs; None where there is no such pair."""
     if agree(a, b):
@@ -191,7 +200,7 @@ def _of_the_rest(hint: str, came: list, wanted: list, holds: Callable) -> str:
 
 def _factor(came: list, wanted: list) -> tuple[str, str] | None:
     """A number that everything is off by, as a factor or as a sum, when there is one."""
-    pairs = [pair for both in zip(came, wanted) for pair in _differing(*both, _of_numbers(lambda a, b: a.shape == b.shape))]
+    pairs = [pair for both in zip(came, wanted) for pair in _differing(*both, _SAME_SHAPE)]
     if not pairs or None in pairs:
         return None
     a, b = (torch.cat([numbers(part).double().flatten() for part in side]) for side in zip(*pairs))
@@ -199,7 +208,7 @@ def _factor(came: list, wanted: list) -> tuple[str, str] | None:
         return None
     k, c = (a / b)[b.abs().argmax()].item(), (a - b).mean().item()
     if not a.any():
-        return "nothing but 0", "Each number is 0."
+        return _ONLY_0, "Each number is 0."
     if _several(b) and _close(a, k * b):
         return "a factor too many or too few", f"Each number is {k:.4g} times what is wanted."
     if _close(a, b + c):
@@ -270,18 +279,21 @@ def relation(came: list, wanted: list, cases: list[tuple]) -> tuple[str, str] | 
         return fact
     if all(map(_arguments_changed, came, wanted)):
         return "an argument is changed in place", "The result is right, and an argument holds other numbers afterwards: `+=`, `/=` and `mul_` change it itself."
-    for name, hint, holds in _RELATIONS:
-        if None not in [pair for both in zip(came, wanted) for pair in _differing(*both, holds)]:
-            return name, _of_the_rest(hint, came, wanted, holds)
-    if factor := _factor(came, wanted):
-        name, hint = factor
-        return name, _of_the_rest(hint, came, wanted, _of_numbers(lambda a, b: a.shape == b.shape))
-    if cases[0] and any(all(len(case) > i and type(x) is type(settled(case[i])) and agree(x, settled(case[i])) for x, case in zip(came, cases)) for i in range(len(cases[0]))):
-        return "an argument comes back as it was", "Nothing has been done to it."
-    if len(came) > 1 and isinstance(came[0], bool) <= isinstance(wanted[0], bool) and all(agree(x, came[0]) for x in came) and not all(agree(y, wanted[0]) for y in wanted):
-        return "the same for every input", "What came does not depend on what is wanted."
     if all(x is None for x in came):
         return "nothing comes back", "For such an input the function gives None. Is there a `return` on each way through it?"
+    factor = _factor(came, wanted)
+    if factor and factor[0] == _ONLY_0:  # which is also what is left when all signs, or all fractions, are cut off
+        return _ONLY_0, _of_the_rest(factor[1], came, wanted, _SAME_SHAPE)
+    for name, hint, holds in _RELATIONS:
+        pairs = [pair for both in zip(came, wanted) for pair in _differing(*both, holds)]
+        if None not in pairs and (name not in _TOO_OFTEN_TRUE or any(_beyond_0_and_1(x) for pair in pairs for x in pair)):
+            return name, _of_the_rest(hint, came, wanted, holds)
+    if factor:
+        return factor[0], _of_the_rest(factor[1], came, wanted, _SAME_SHAPE)
+    if cases[0] and any(all(len(case) > i and type(x) is type(settled(case[i])) and agree(x, settled(case[i])) for x, case in zip(came, cases)) for i in range(len(cases[0]))):
+        return "an argument comes back as it was", "What came for the input above is one of its arguments."
+    if len(came) > 1 and isinstance(came[0], bool) <= isinstance(wanted[0], bool) and all(agree(x, came[0]) for x in came) and not all(agree(y, wanted[0]) for y in wanted):
+        return "the same for every input", "What came does not depend on what is wanted."
     if all(isinstance(x, FunctionType) for x in came):
         return "a function comes back", "The result itself is wanted, not a function that makes it."
     if all(not isinstance(x, (list, tuple)) and (numbers(x) is None or numbers(x).dim() == 0) for x in came) and (kind := _kind(came, wanted)):
