@@ -1145,6 +1145,14 @@ def up_to_the_last(a, b):
     return max(range(len(a) - 1), key=lambda i: abs(a[i] - b[i]))
 
 
+def while_it_grows(a, b):
+    """It stops where the next difference is no larger."""
+    i, off = 0, (a - b).abs()
+    while i + 1 < len(off) and off[i + 1] > off[i]:
+        i += 1
+    return i
+
+
 def new_parameters(model, xb, yb, lr):
     """A right step, but for the parameters, which are others afterwards."""
     F.cross_entropy(model(xb), yb).backward()
@@ -1176,23 +1184,31 @@ def skips_lists_in_lists(found):
         skips_lists_in_lists(value) if isinstance(value, dict) else value if isinstance(value, list) else [value]) if isinstance(p, nn.Parameter)}.values())
 
 
+def three_levels(found, depth):
+    """What lies deeper is not found."""
+    parts = [value if isinstance(value, nn.Parameter) else three_levels(value, depth - 1) if isinstance(value, (dict, list)) and depth > 1 else []
+             for value in (found.values() if isinstance(found, dict) else found)]
+    return list({id(p): p for part in parts for p in (part if isinstance(part, list) else [part])}.values())
+
+
 REFUSED = {
     "00.2": [lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, atol=atol), lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, rtol=rtol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and ALL["00.2"].solution(a.flatten(), b.flatten(), rtol, atol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.dim() == b.dim() and torch.allclose(a, b, rtol=rtol, atol=atol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a.abs() - b.abs()).abs() <= atol + rtol * b.abs()).all()),
+             lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and all((x - y).abs().max() <= atol + rtol * y.abs().max() for x, y in zip(a, b)),
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and all(((a - b).abs() <= atol + rtol * b.abs()).tolist()),  # a list of rows, and none is empty
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and ALL["00.2"].solution(a.flatten().sort().values, b.flatten().sort().values, rtol, atol)],
-    "00.4": [lambda a, b: (a != b).nonzero()[0].item(), up_to_the_last],
+    "00.4": [lambda a, b: (a != b).nonzero()[0].item(), up_to_the_last, while_it_grows],
     "01.2": [lambda train, valid: tuple(part.sort(-1).values for part in ALL["01.2"].solution(train, valid))],
-    "01.4": [lambda x, y, digit: x[y == digit].sum(0) // (y == digit).sum()],
+    "01.4": [lambda x, y, digit: x[y == digit][:2].mean(0), lambda x, y, digit: (x[y == digit].amin(0) + x[y == digit].amax(0)) / 2, lambda x, y, digit: x[y == digit].sum(0) // (y == digit).sum()],
     "02.3": [lambda x, weight, bias: (x @ weight.T + bias).round()],
     "02.5": [lambda x, w1, b1, w2, b2: (x @ w1.T + b1) * (x @ w1.T + b1 >= 1) @ w2.T + b2],
     "03.2": [far_down, lambda x: shifted_by(x, x.amax(-1, keepdim=True) if x.abs().max() > 88 else 0), lambda x: shifted_by(x, x[..., :1]), lambda x: x.log_softmax(-1), lambda x: F.log_softmax(x, -1), lambda x: x - x.logsumexp(-1, keepdim=True), lambda x: mt.log_softmax(x),
              lambda x: x - (x.amax(-1, keepdim=True) + (x - x.amax(-1, keepdim=True)).exp().sum(-1, keepdim=True).log())],
     "03.4": [lambda x, t: torch.logsumexp(t * x, -1) / t, lambda x, t: mt.logsumexp(t * x) / t, lambda x, t: soft_shifted_by(x, t, x.abs().amax(-1)),
              lambda x, t: soft_shifted_by(x, t, x.amax(-1).clamp(min=0)), lambda x, t: x.amax(-1) if t > 500 else soft_shifted_by(x, t, x.amax(-1))],
-    "04.2": [F.nll_loss, mt.nll, lambda logp, target: nn.NLLLoss()(logp, target)],
+    "04.2": [lambda logp, target: (lambda loss: loss[loss.isfinite()].mean())(-logp[range(len(target)), target]), F.nll_loss, mt.nll, lambda logp, target: nn.NLLLoss()(logp, target)],
     "04.3": [one_maximum, lambda logits, target: (lambda x: (x.exp().sum(1).log() - x[range(len(target)), target]).mean())(logits - logits.abs().amax(1, keepdim=True))],
     "04.4": [by_autograd, smoothed_by_differences, lambda logits, target, smoothing: smoothed_from(logits.exp() / logits.exp().sum(1, keepdim=True), target, smoothing),
              lambda logits, target, smoothing: (lambda e: smoothed_from(e / e.sum(1, keepdim=True), target, smoothing))((logits - logits.max()).exp())],
@@ -1206,7 +1222,7 @@ REFUSED = {
     "06.3": [lambda dh, h: (dh * (h > 0)).int(), lambda dh, h: dh * h.clamp(max=1), lambda dh, h: dh * (h >= 1)],
     "07.2": [nesterov_in_place, lambda p, g, v, lr, mu: (ALL["07.2"].solution(p, g, v, lr, mu)[0], (mu * v + g).abs())],
     "05.3": [clipped, new_parameters, of_weight_and_bias],
-    "07.3": [one_for_each_name, with_modules, lambda found: sorted(only_parameters(found), key=lambda p: p.sum().item()), lambda found: list(parameters_once(found)), lambda found: list(set(only_parameters(found)))],
+    "07.3": [lambda found: three_levels(found, 3), one_for_each_name, with_modules, lambda found: sorted(only_parameters(found), key=lambda p: p.sum().item()), lambda found: list(parameters_once(found)), lambda found: list(set(only_parameters(found)))],
     "08.2": [UpToTheFirstWithout, ForAGradientAboveOrBelow0],
     "09.1": [lambda n, bs, seed: ALL["09.1"].solution(n, bs, seed % 2), lambda n, bs, seed: [b + 1 for b in ALL["09.1"].solution(n, bs, seed)], lambda n, bs, seed: [2 * b for b in ALL["09.1"].solution(n, bs, seed)],
              lambda n, bs, seed: list(torch.arange(n).roll(seed).split(bs)), lambda n, bs, seed: [b.float() for b in ALL["09.1"].solution(n, bs, seed)],
@@ -1247,11 +1263,19 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("00.4", lambda a, b: torch.allclose(a, b), None),  # not: a log too many, nor the same for every input
     ("00.4", lambda a, b: (a**2 - b**2).argmax().item(), "the signs are lost too early"),
     ("01.4", lambda x, y, digit: x[y == 7].mean(0), "infinite or undefined numbers"),  # not: a part of it
+    ("01.4", lambda x, y, digit: x[y.argsort()][digit], None),  # not: only the first image
     ("02.1", 64 * 20 + 20 + 10, "the second layer's weights are missing"),  # not: the first layer only
     ("02.5", lambda x, w1, b1, w2, b2: (lambda h: h * (h > 0))(x @ w1.T + b1) @ w2.T * 0 + 0 * b2, "nothing but 0"),  # not: what is below 0 is cut off
     ("03.2", lambda x: x - (x.amax(-1, keepdim=True) + (x - x.amax(-1, keepdim=True)).exp().sum(-1, keepdim=True).log()), "the last digits are lost"),
     ("03.2", lambda x: (x - x.amax(-1, keepdim=True)).log(), "the log of a number that is not above 0"),  # not: log taken twice
     ("03.3", tensor([-101.0, -101.3]), "right by chance"),  # not: the sum still has its digits
+    ("03.2", lambda x: (lambda z: z - torch.log1p(z.exp().where(z < 0, 0.0).sum(-1, keepdim=True)))(x - x.amax(-1, keepdim=True)), None),  # not: nothing but 0
+    ("04.3", lambda logits, target: (logits - logits.gather(1, target[:, None])).exp().sum(1).log().mean(), "infinite where the loss is large"),  # not: a softmax that has become 0
+    ("04.5", lambda logp, target: -logp[target != -100, target[target != -100]].sum() / len(target[target != -100].unique()), None),  # not: a loss of 0 taken for no label
+    ("05.2", lambda out, yb: (out.shape[1] - 1 - out.argmax(1) == yb).float().mean(), None),  # not: 1 minus what is wanted
+    ("06.3", lambda dh, h: dh * (h > 0).all(1, keepdim=True), None),  # not: nothing but 0
+    ("07.1", 0.0, "whole numbers in the place of fractions"),  # not: what is below 0 is cut off
+    ("07.2", lambda p, g, v, lr, mu: (ALL["07.2"].solution(p, g, v, lr, mu)[0].round(), mu * v + g), "whole numbers in the place of fractions"),  # not: the weight has not moved
     ("04.3", lambda logits, target: None, "nothing comes back"),  # not: the same for every input
     ("05.2", lambda out, yb: (out.abs().argmax(1) == yb).float().mean(), None),  # not: a log too many, though log 1 is 0
     ("05.2", lambda out, yb: (out.argmax(1) + 1 == yb).float().mean(), None),  # not: scores compared with classes

@@ -349,13 +349,14 @@ def _known_mistake(exercise: Exercise, outcomes: list) -> Mistake | None:
 def _named(exercise: Exercise, outcomes: list, wanted: list) -> Mistake | None:
     """The mistake that a wrong answer is, or what it has in common with the right one."""
     wrong = [triple for triple in zip(outcomes, wanted, exercise.cases) if not agree(*triple[:2])]
+    right = [came for came, asked in zip(outcomes, wanted) if agree(came, asked)]
     first = wrong[0][0]
     if isinstance(first, Raised) and isinstance(first.error, _Misused):
         return Mistake(*first.error.args, exercise.hint, ())
     if known := _known_mistake(exercise, outcomes):
         return known
     with suppress(Exception):  # a result of a type that cannot even be looked at has no relation to anything
-        if found := relation(*zip(*wrong)):
+        if found := relation(*zip(*wrong), right):
             return Mistake(*found, exercise.hint, ())
     return None
 

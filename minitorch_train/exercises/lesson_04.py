@@ -49,7 +49,7 @@ _nll = Exercise(
     id="04.2", title="the negative log-likelihood", kind="write",
     statement="Write `my_nll(logp, target)`: the mean over the rows of minus the log-probability of the right class, for `logp` of shape `[n, classes]` "
               "and `target` of shape `[n]`. Use neither this package's nor PyTorch's loss.",
-    cases=((tensor([[0.75, 0.25]]).log(), tensor([1])), (torch.log_softmax(tensor([[2.0, 0.0], [1.0, 5.0]]), 1), tensor([0, 0])), (_logp, tensor([2, 0, 1, 1]))),
+    cases=((tensor([[0.75, 0.25]]).log(), tensor([1])), (torch.log_softmax(tensor([[2.0, 0.0], [1.0, 5.0]]), 1), tensor([0, 0])), (_logp, tensor([2, 0, 1, 1])), (tensor([[1.0, 0.0], [0.5, 0.5]]).log(), tensor([1, 0]))),
     reference=torch_F.nll_loss, solution=my_nll, forbidden=("nll", "nll_loss", "cross_entropy", "fused_cross_entropy", "linear_cross_entropy"),
     explanation="`gather` takes one entry from each row. The mean and the sign are all that is left.",
     notice=lambda answer: f"With log-probabilities of an even guess over ten classes it gives {answer(torch.full((2, 10), -math.log(10)), tensor([3, 7])):.4f}.",
@@ -110,7 +110,7 @@ _repair = Exercise(
     notice=lambda answer: f"At the logits [1000, 0] and target 1 it gives {answer(tensor([[1000.0, 0.0]]), tensor([1])):g}, not infinity.",
     hint="Minus what of the right class's probability is the loss?",
     mistakes=(
-        Mistake("the log of a softmax that has become 0", "At [1000, 0, 3] the probability rounds to 0, and its log is infinite.",
+        Mistake("infinite where the loss is large", "At [1000, 0, 3] the loss is 1000. On the way there, float32 has rounded to 0 or to infinity.",
                 "Use `log_softmax`, which never forms the probability.", (lambda x, t: _picked(x.softmax(1).log(), t),)),
         Mistake("softmax taken twice", "Probabilities went in where logits belong.", "Give the logits to `log_softmax`, not their softmax.",
                 (lambda x, t: _picked(x.softmax(1).log_softmax(1), t),)),
@@ -239,7 +239,7 @@ _labelled = Exercise(
     statement="Some images have no label, and their target is `-100`. Write `mean_loss(logp, target)`: the mean of minus the log-probability of the right class "
               "over the rows that have a label, for `logp` of shape `[n, classes]`. Use neither this package's nor PyTorch's loss.",
     cases=((tensor([[0.75, 0.25]]).log(), tensor([0])), (tensor([[0.75, 0.25], [0.5, 0.5]]).log(), tensor([1, -100])),
-           (_logp, tensor([-100, 2, 0, -100])), (tensor([[50.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.0, 0.0]]).log_softmax(1), tensor([0, 1, 1, -100])), (tensor([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]]).log(), tensor([1, 0, -100]))),
+           (_logp, tensor([-100, 2, 0, -100])), (tensor([[50.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]).log_softmax(1), tensor([0, 1, 1, 0, -100])), (tensor([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]]).log(), tensor([1, 0, -100]))),
     reference=torch_F.nll_loss, solution=mean_loss, forbidden=("nll", "nll_loss", "cross_entropy", "fused_cross_entropy", "linear_cross_entropy"),
     explanation="The rows without a label are taken out first. What is left is the loss as before, and its mean divides by the rows that are left.",
     notice=lambda answer: "A hundred more rows without a label do not change it: "

@@ -77,7 +77,7 @@ EXERCISES.append(Exercise(
     cases=(
         (tensor([1.0]), tensor([2.0]), tensor([0.0]), 0.1, 0.9),
         (tensor([1.0]), tensor([2.0]), tensor([4.0]), 0.1, 0.5),
-        (tensor([1.0, -2.0]), tensor([3.0, 0.5]), tensor([-5.0, 1.0]), 0.01, 0.9),
+        (tensor([1.3, -2.4]), tensor([3.0, 0.5]), tensor([-5.0, 1.0]), 0.01, 0.9),
     ),
     reference=partial(_nesterov, SGD), solution=nesterov_step, observe=kept,
     explanation="First the running sum takes in the gradient. The move is then the gradient and `mu` times the new sum.",
@@ -251,6 +251,7 @@ EXERCISES.append(Exercise(
         ({"layers": [_parameter(float(i)) for i in range(20)]},),  # so many that a set mixes them
         ({"first": {"weight": _parameter(1.0), "bias": _parameter(2.0)}, "second": {"weight": _parameter(3.0)}},),
         ({"head": nn.Linear(1, 1), "scale": _parameter(4.0)},),
+        ({"deep": [[[_parameter(1.0)], {"b": [{"c": _parameter(2.0)}]}]]},),
         ({"first": _TIED, "layers": [{"weight": _parameter(3.0)}, [{"weight": _TIED, "name": "last"}, _parameter(5.0)]]},),
         ({"name": "empty", "layers": []},),
     ),

@@ -145,7 +145,7 @@ _RELATIONS = (  # a name, a hint, and whether it holds between a wrong result an
     ("a log too many", "What came is the log of what is wanted.", _of_numbers(lambda a, b: not _close(a, b) and _close(a.exp(), b))),
     ("1 minus what is wanted", "Take what came off 1, and it is right.", _of_numbers(lambda a, b: _close(a, 1 - b))),
     ("the signs are lost", "Every number came without its sign.", _of_numbers(lambda a, b: not _close(a, b) and _close(a, b.abs()))),
-    ("what is below 0 is cut off", "Where a number below 0 is wanted, 0 came.", _of_numbers(lambda a, b: not _close(a, b) and _close(a, b.clamp(min=0)))),
+    ("what is below 0 is cut off", "Where a number below 0 is wanted, 0 came.", _of_numbers(lambda a, b: not _close(a, b) and _close(a, b.clamp(min=0)) and bool((b > 0).any()))),
     ("whole numbers in the place of fractions", "Whole numbers came, and fractions are wanted.",
      _of_numbers(lambda a, b: not _close(a, b) and any(_close(a, whole(b)) for whole in (torch.round, torch.floor, torch.ceil)))),
 )
@@ -271,8 +271,11 @@ def _kind(came: list, wanted: list) -> str | None:
     return None
 
 
-def relation(came: list, wanted: list, cases: list[tuple]) -> tuple[str, str] | None:
-    """A name and a hint that are true of wrong results: of each of `came`, beside what was wanted and the arguments."""
+def relation(came: list, wanted: list, cases: list[tuple], right: list = ()) -> tuple[str, str] | None:
+    """A name and a hint that are true of wrong results: of each of `came`, beside what was wanted and the arguments.
+
+    What an answer gave for other cases, where it is `right`, should not speak against them.
+    """
     if any(isinstance(x, Raised) for x in (*came, *wanted)):
         return of_error(came) if all(isinstance(x, Raised) for x in came) else None
     if fact := _fact(came, wanted):
@@ -282,17 +285,17 @@ def relation(came: list, wanted: list, cases: list[tuple]) -> tuple[str, str] | 
     if all(x is None for x in came):
         return "nothing comes back", "For such an input the function gives None. Is there a `return` on each way through it?"
     factor = _factor(came, wanted)
-    if factor and factor[0] == _ONLY_0:  # which is also what is left when all signs, or all fractions, are cut off
+    if factor and factor[0] == _ONLY_0 and not any(numbers(x).any() for x in right if numbers(x) is not None):  # which is also what is left when all signs, or all fractions, are cut off
         return _ONLY_0, _of_the_rest(factor[1], came, wanted, _SAME_SHAPE)
     for name, hint, holds in _RELATIONS:
         pairs = [pair for both in zip(came, wanted) for pair in _differing(*both, holds)]
-        if None not in pairs and (name not in _TOO_OFTEN_TRUE or any(_beyond_0_and_1(x) for pair in pairs for x in pair)):
+        if None not in pairs and (name not in _TOO_OFTEN_TRUE or not right and any(_beyond_0_and_1(x) for pair in pairs for x in pair)):
             return name, _of_the_rest(hint, came, wanted, holds)
-    if factor:
+    if factor and factor[0] != _ONLY_0:
         return factor[0], _of_the_rest(factor[1], came, wanted, _SAME_SHAPE)
     if cases[0] and any(all(len(case) > i and type(x) is type(settled(case[i])) and agree(x, settled(case[i])) for x, case in zip(came, cases)) for i in range(len(cases[0]))):
         return "an argument comes back as it was", "What came for the input above is one of its arguments."
-    if len(came) > 1 and isinstance(came[0], bool) <= isinstance(wanted[0], bool) and all(agree(x, came[0]) for x in came) and not all(agree(y, wanted[0]) for y in wanted):
+    if len(came) > 1 and isinstance(came[0], bool) <= isinstance(wanted[0], bool) and all(agree(x, came[0]) for x in (*came, *right)) and not all(agree(y, wanted[0]) for y in wanted):
         return "the same for every input", "What came does not depend on what is wanted."
     if all(isinstance(x, FunctionType) for x in came):
         return "a function comes back", "The result itself is wanted, not a function that makes it."
