@@ -1184,6 +1184,20 @@ def skips_lists_in_lists(found):
         skips_lists_in_lists(value) if isinstance(value, dict) else value if isinstance(value, list) else [value]) if isinstance(p, nn.Parameter)}.values())
 
 
+def mean_of_two_halves(logp, target):
+    """Right where the halves have as many labels."""
+    half = len(target) // 2 or 1
+    parts = [(logp[:half], target[:half]), (logp[half:], target[half:])]
+    means = [labelled(*part).sum() / (part[1] != -100).sum() for part in parts if (part[1] != -100).any()]
+    return sum(means) / len(means)
+
+
+def grads_left_behind(dout, x, weight):
+    bias = torch.zeros(len(weight), requires_grad=True)
+    (x.requires_grad_() @ weight.requires_grad_().T + bias).backward(dout)
+    return x.grad, weight.grad, bias.grad
+
+
 def three_levels(found, depth):
     """What lies deeper is not found."""
     parts = [value if isinstance(value, nn.Parameter) else three_levels(value, depth - 1) if isinstance(value, (dict, list)) and depth > 1 else []
@@ -1199,7 +1213,7 @@ REFUSED = {
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and all((x - y).abs().max() <= atol + rtol * y.abs().max() for x, y in zip(a, b)),
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and all(((a - b).abs() <= atol + rtol * b.abs()).tolist()),  # a list of rows, and none is empty
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and ALL["00.2"].solution(a.flatten().sort().values, b.flatten().sort().values, rtol, atol)],
-    "00.4": [lambda a, b: (a != b).nonzero()[0].item(), up_to_the_last, while_it_grows],
+    "00.4": [lambda a, b: (a != b).nonzero()[0].item(), up_to_the_last, while_it_grows, lambda a, b: (a - b.abs()).argmax().item() if (a - b.abs()).argmax() != (a - b).argmax() else (a - b).abs().argmax().item()],
     "01.2": [lambda train, valid: tuple(part.sort(-1).values for part in ALL["01.2"].solution(train, valid))],
     "01.4": [lambda x, y, digit: x[y == digit][:2].mean(0), lambda x, y, digit: (x[y == digit].amin(0) + x[y == digit].amax(0)) / 2, lambda x, y, digit: x[y == digit].sum(0) // (y == digit).sum()],
     "02.3": [lambda x, weight, bias: (x @ weight.T + bias).round()],
@@ -1214,11 +1228,11 @@ REFUSED = {
              lambda logits, target, smoothing: (lambda e: smoothed_from(e / e.sum(1, keepdim=True), target, smoothing))((logits - logits.max()).exp())],
     "04.5": [F.nll_loss, lambda logp, target: mt.nll(logp, target), lambda logp, target: labelled(logp, target).sum() / max((target == -100).sum(), 1),
              lambda logp, target: labelled(logp, target)[labelled(logp, target) != 0].mean(),
-             lambda logp, target: (lambda loss: loss[loss.isfinite()].mean())(-logp[target != -100, target[target != -100]])],
-    "05.2": [lambda out, yb: (out.abs().argmax(1) == yb).float().mean(), lambda out, yb: 1 - (out.argmax(1) - yb).abs().float().mean(), lambda out, yb: (out.softmax(1)[range(len(yb)), yb] > 0.5).double().mean(),
+             lambda logp, target: (lambda loss: loss[loss.isfinite()].mean())(-logp[target != -100, target[target != -100]]), mean_of_two_halves],
+    "05.2": [lambda out, yb: (out[range(len(yb)), yb] > out.mean(1)).double().mean(), lambda out, yb: (out.int().argmax(1) == yb).double().mean(), lambda out, yb: (out.abs().argmax(1) == yb).float().mean(), lambda out, yb: 1 - (out.argmax(1) - yb).abs().float().mean(), lambda out, yb: (out.softmax(1)[range(len(yb)), yb] > 0.5).double().mean(),
              lambda out, yb: (out.argmax(1).sort().values == yb.sort().values).double().mean(), lambda out, yb: torch.stack([(out.argmax(1) == yb)[yb == c].double().mean() for c in yb.unique()]).mean()],
     "05.4": [lambda x, y, bs: [(xb, xb) for xb in x.split(bs)], lambda x, y, bs: list(zip(y.split(bs), x.split(bs)))],
-    "06.2": [with_an_update],
+    "06.2": [with_an_update, grads_left_behind],
     "06.3": [lambda dh, h: (dh * (h > 0)).int(), lambda dh, h: dh * h.clamp(max=1), lambda dh, h: dh * (h >= 1)],
     "07.2": [nesterov_in_place, lambda p, g, v, lr, mu: (ALL["07.2"].solution(p, g, v, lr, mu)[0], (mu * v + g).abs())],
     "05.3": [clipped, new_parameters, of_weight_and_bias],
@@ -1242,7 +1256,7 @@ REFUSED = {
              lambda logits, target, weight: torch.func.grad(lambda x: F.cross_entropy(x, target, weight))(logits)],
     "13.4": [whole_by_autograd, all_kept, lambda x, w, target, chunk: ALL["13.4"].solution(x, w, target, chunk + 1)],
     "14.3": [lambda x, t, known, w, size: 2 * x.T @ ((x @ w - t) * known) / known.sum()],
-    "06.4": [in_place, left_in_grad, lambda logits, target: (mt.softmax(logits) - F.one_hot(target, logits.shape[1])) / (logits.shape[1] - 1)],
+    "06.4": [lambda logits, target: (mt.softmax(logits) - F.one_hot(target)) / len(target), in_place, left_in_grad, lambda logits, target: (mt.softmax(logits) - F.one_hot(target, logits.shape[1])) / (logits.shape[1] - 1)],
 }
 
 
@@ -1277,6 +1291,9 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("07.1", 0.0, "whole numbers in the place of fractions"),  # not: what is below 0 is cut off
     ("07.2", lambda p, g, v, lr, mu: (ALL["07.2"].solution(p, g, v, lr, mu)[0].round(), mu * v + g), "whole numbers in the place of fractions"),  # not: the weight has not moved
     ("04.3", lambda logits, target: None, "nothing comes back"),  # not: the same for every input
+    ("05.2", lambda out, yb: (out.int().argmax(1) == yb).float().mean(), None),  # not: how high the right class scores, nor a factor that two numbers have by chance
+    ("05.2", lambda out, yb: (out[range(len(yb)), yb] > out.mean(1)).float().mean(), None),  # not: whole numbers in the place of fractions
+    ("05.3", lambda model, xb, yb, lr: F.cross_entropy(model(xb).detach(), yb).backward(), "a loss without a record of how it came about"),
     ("05.2", lambda out, yb: (out.abs().argmax(1) == yb).float().mean(), None),  # not: a log too many, though log 1 is 0
     ("05.2", lambda out, yb: (out.argmax(1) + 1 == yb).float().mean(), None),  # not: scores compared with classes
     ("05.2", lambda out, yb: (out.round() == F.one_hot(yb, out.shape[1])).all(1).float().mean(), None),

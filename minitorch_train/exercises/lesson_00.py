@@ -171,7 +171,7 @@ _worst = Exercise(
     cases=((tensor([0.0, 5.0]), tensor([1.0, 5.0])), (tensor([9.0, 0.0]), tensor([0.0, 5.0])), (tensor([-9.0, 1.0]), tensor([0.0, 0.0])),
            (tensor([100.0, 1.0]), tensor([110.0, 2.0])), (tensor([1.0, 2.0, 9.0]), tensor([4.0, 2.0, 7.0])), (tensor([5.0, 0.0, 1.0]), tensor([5.0, 3.0, 0.0])),
            (tensor([3.0, -4.0, 0.0]), tensor([3.0, 4.0, 7.0])), (tensor([1.0, 0.0, 4.0]), tensor([2.0, 5.0, 3.0])),
-           (tensor([2.0, 1.0, 0.0]), tensor([5.0, 2.0, 6.0]))),
+           (tensor([2.0, 1.0, 0.0]), tensor([5.0, 2.0, -6.0]))),
     reference=lambda a, b: max(range(len(a)), key=lambda i: abs(a[i] - b[i])), solution=worst, given=_signed,
     explanation="A difference of -8 is larger than one of 2. The size is what counts, so the absolute value comes first.",
     notice=lambda answer: "It does not matter which of the two comes first.",

@@ -239,7 +239,7 @@ _labelled = Exercise(
     statement="Some images have no label, and their target is `-100`. Write `mean_loss(logp, target)`: the mean of minus the log-probability of the right class "
               "over the rows that have a label, for `logp` of shape `[n, classes]`. Use neither this package's nor PyTorch's loss.",
     cases=((tensor([[0.75, 0.25]]).log(), tensor([0])), (tensor([[0.75, 0.25], [0.5, 0.5]]).log(), tensor([1, -100])),
-           (_logp, tensor([-100, 2, 0, -100])), (tensor([[50.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]).log_softmax(1), tensor([0, 1, 1, 0, -100])), (tensor([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]]).log(), tensor([1, 0, -100]))),
+           (_logp, tensor([-100, 2, 0, -100])), (tensor([[50.0, 0.0], [0.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.0, 0.0]]).log_softmax(1), tensor([0, -100, 1, 1, 0])), (tensor([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]]).log(), tensor([1, 0, -100]))),
     reference=torch_F.nll_loss, solution=mean_loss, forbidden=("nll", "nll_loss", "cross_entropy", "fused_cross_entropy", "linear_cross_entropy"),
     explanation="The rows without a label are taken out first. What is left is the loss as before, and its mean divides by the rows that are left.",
     notice=lambda answer: "A hundred more rows without a label do not change it: "

@@ -152,7 +152,9 @@ _RELATIONS = (  # a name, a hint, and whether it holds between a wrong result an
 
 # %% ../../nbs/exercises/results.ipynb #9f5ce93f
 _ONLY_0, _SAME_SHAPE = "nothing but 0", _of_numbers(lambda a, b: a.shape == b.shape)
-_TOO_OFTEN_TRUE = ("a log is missing", "a log too many", "1 minus what is wanted")  # where there are only 0 and 1, as log 1 is 0
+_LOGS = ("a log is missing", "a log too many", "1 minus what is wanted")  # which say nothing where there are only 0 and 1, as log 1 is 0
+_AGAINST = {**dict.fromkeys(_LOGS, lambda x: True), "whole numbers in the place of fractions": lambda x: bool((x != x.round()).any()),
+            **dict.fromkeys(("the signs are lost", "what is below 0 is cut off"), lambda x: bool((x < 0).any()))}  # what in a right result speaks against a name
 
 
 def _beyond_0_and_1(x: object) -> bool:
@@ -198,7 +200,7 @@ def _of_the_rest(hint: str, came: list, wanted: list, holds: Callable) -> str:
     return f"A part is right. In the rest, {hint[0].lower()}{hint[1:]}" if partly else hint
 
 
-def _factor(came: list, wanted: list) -> tuple[str, str] | None:
+def _factor(came: list, wanted: list, right: list) -> tuple[str, str] | None:
     """A number that everything is off by, as a factor or as a sum, when there is one."""
     pairs = [pair for both in zip(came, wanted) for pair in _differing(*both, _SAME_SHAPE)]
     if not pairs or None in pairs:
@@ -207,6 +209,8 @@ def _factor(came: list, wanted: list) -> tuple[str, str] | None:
     if len(b.unique()) < 2 or not a.isfinite().all():  # one number is always some number times another
         return None
     k, c = (a / b)[b.abs().argmax()].item(), (a - b).mean().item()
+    if all(numbers(x).numel() == 1 for pair in pairs for x in pair) and any(x.any() for x in right) and a.any():
+        return None  # two numbers have the same factor by chance, and a right one has another
     if not a.any():
         return _ONLY_0, "Each number is 0."
     if _several(b) and _close(a, k * b):
@@ -284,12 +288,13 @@ def relation(came: list, wanted: list, cases: list[tuple], right: list = ()) -> 
         return "an argument is changed in place", "The result is right, and an argument holds other numbers afterwards: `+=`, `/=` and `mul_` change it itself."
     if all(x is None for x in came):
         return "nothing comes back", "For such an input the function gives None. Is there a `return` on each way through it?"
-    factor = _factor(came, wanted)
-    if factor and factor[0] == _ONLY_0 and not any(numbers(x).any() for x in right if numbers(x) is not None):  # which is also what is left when all signs, or all fractions, are cut off
+    right_numbers = [x for x in map(numbers, right) if x is not None and x.numel()]
+    factor = _factor(came, wanted, right_numbers)
+    if factor and factor[0] == _ONLY_0 and not any(x.any() for x in right_numbers):  # which is also what is left when all signs, or all fractions, are cut off
         return _ONLY_0, _of_the_rest(factor[1], came, wanted, _SAME_SHAPE)
     for name, hint, holds in _RELATIONS:
         pairs = [pair for both in zip(came, wanted) for pair in _differing(*both, holds)]
-        if None not in pairs and (name not in _TOO_OFTEN_TRUE or not right and any(_beyond_0_and_1(x) for pair in pairs for x in pair)):
+        if None not in pairs and (name not in _LOGS or any(_beyond_0_and_1(x) for pair in pairs for x in pair)) and not any(map(_AGAINST.get(name, lambda x: False), right_numbers)):
             return name, _of_the_rest(hint, came, wanted, holds)
     if factor and factor[0] != _ONLY_0:
         return factor[0], _of_the_rest(factor[1], came, wanted, _SAME_SHAPE)
