@@ -1213,7 +1213,7 @@ REFUSED = {
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and all((x - y).abs().max() <= atol + rtol * y.abs().max() for x, y in zip(a, b)),
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and all(((a - b).abs() <= atol + rtol * b.abs()).tolist()),  # a list of rows, and none is empty
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and ALL["00.2"].solution(a.flatten().sort().values, b.flatten().sort().values, rtol, atol)],
-    "00.4": [lambda a, b: (a != b).nonzero()[0].item(), up_to_the_last, while_it_grows, lambda a, b: (a - b.abs()).argmax().item() if (a - b.abs()).argmax() != (a - b).argmax() else (a - b).abs().argmax().item()],
+    "00.4": [lambda a, b: (a != b).nonzero()[0].item(), up_to_the_last, while_it_grows, lambda a, b: (a - b.abs()).argmax().item()],
     "01.2": [lambda train, valid: tuple(part.sort(-1).values for part in ALL["01.2"].solution(train, valid))],
     "01.4": [lambda x, y, digit: x[y == digit][:2].mean(0), lambda x, y, digit: (x[y == digit].amin(0) + x[y == digit].amax(0)) / 2, lambda x, y, digit: x[y == digit].sum(0) // (y == digit).sum()],
     "02.3": [lambda x, weight, bias: (x @ weight.T + bias).round()],

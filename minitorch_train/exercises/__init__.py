@@ -219,18 +219,18 @@ class _Clock:
             self.left = self.left_for_imports = round(1 / self.tick) or 1  # again after a second
         return up
 
+    def ring(self, signum: int, frame: object) -> None:
+        """Stop what is running, once the time is over."""
+        if self.is_up(frame):
+            raise _RanAway
+
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
     """Raise `_RanAway` in a block that takes longer; what it imports has a time of its own."""
     traced, clock = sys.gettrace(), _Clock(seconds)
     if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
-        def ring(signum: int, frame: object) -> None:
-            """Stop what is running, once the time is over."""
-            if clock.is_up(frame):
-                raise _RanAway
-
-        before = signal.signal(signal.SIGALRM, ring)
+        before = signal.signal(signal.SIGALRM, clock.ring)
         signal.setitimer(signal.ITIMER_REAL, clock.tick, clock.tick)
         try:
             yield
