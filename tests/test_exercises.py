@@ -1210,6 +1210,7 @@ REFUSED = {
              lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and ALL["00.2"].solution(a.flatten(), b.flatten(), rtol, atol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.dim() == b.dim() and torch.allclose(a, b, rtol=rtol, atol=atol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a.abs() - b.abs()).abs() <= atol + rtol * b.abs()).all()),
+             lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b) ** 2 <= (atol + rtol * b) ** 2).all()),
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and all((x - y).abs().max() <= atol + rtol * y.abs().max() for x, y in zip(a, b)),
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and all(((a - b).abs() <= atol + rtol * b.abs()).tolist()),  # a list of rows, and none is empty
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and ALL["00.2"].solution(a.flatten().sort().values, b.flatten().sort().values, rtol, atol)],
@@ -1231,8 +1232,8 @@ REFUSED = {
              lambda logp, target: (lambda loss: loss[loss.isfinite()].mean())(-logp[target != -100, target[target != -100]]), mean_of_two_halves],
     "05.2": [lambda out, yb: (out[range(len(yb)), yb] > out.mean(1)).double().mean(), lambda out, yb: (out.int().argmax(1) == yb).double().mean(), lambda out, yb: (out.abs().argmax(1) == yb).float().mean(), lambda out, yb: 1 - (out.argmax(1) - yb).abs().float().mean(), lambda out, yb: (out.softmax(1)[range(len(yb)), yb] > 0.5).double().mean(),
              lambda out, yb: (out.argmax(1).sort().values == yb.sort().values).double().mean(), lambda out, yb: torch.stack([(out.argmax(1) == yb)[yb == c].double().mean() for c in yb.unique()]).mean()],
-    "05.4": [lambda x, y, bs: [(xb, xb) for xb in x.split(bs)], lambda x, y, bs: list(zip(y.split(bs), x.split(bs)))],
-    "06.2": [with_an_update, grads_left_behind],
+    "05.4": [lambda x, y, bs: list(zip(x.split(bs), y.split(bs)))[: len(x) % bs + 1], lambda x, y, bs: [(xb, xb) for xb in x.split(bs)], lambda x, y, bs: list(zip(y.split(bs), x.split(bs)))],
+    "06.2": [with_an_update, grads_left_behind, lambda dout, x, weight: (dout @ weight, dout.T @ x.abs(), dout.sum(0))],
     "06.3": [lambda dh, h: (dh * (h > 0)).int(), lambda dh, h: dh * h.clamp(max=1), lambda dh, h: dh * (h >= 1)],
     "07.2": [nesterov_in_place, lambda p, g, v, lr, mu: (ALL["07.2"].solution(p, g, v, lr, mu)[0], (mu * v + g).abs())],
     "05.3": [clipped, new_parameters, of_weight_and_bias],
@@ -1277,6 +1278,8 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("00.4", lambda a, b: torch.allclose(a, b), None),  # not: a log too many, nor the same for every input
     ("00.4", lambda a, b: (a**2 - b**2).argmax().item(), "the signs are lost too early"),
     ("01.4", lambda x, y, digit: x[y == 7].mean(0), "infinite or undefined numbers"),  # not: a part of it
+    ("00.2", lambda a, b, rtol=1e-3, atol=0.0: a.shape == b.shape and torch.allclose(a, b, rtol=rtol, atol=atol), None),  # not: both tolerances as a part of b
+    ("01.4", lambda x, y, digit: x[y == y[0]].mean(0), None),  # not: the same amount too little, in the one case where it is wrong
     ("01.4", lambda x, y, digit: x[y.argsort()][digit], None),  # not: only the first image
     ("02.1", 64 * 20 + 20 + 10, "the second layer's weights are missing"),  # not: the first layer only
     ("02.5", lambda x, w1, b1, w2, b2: (lambda h: h * (h > 0))(x @ w1.T + b1) @ w2.T * 0 + 0 * b2, "nothing but 0"),  # not: what is below 0 is cut off

@@ -58,7 +58,7 @@ _near_tensors = Exercise(
            (tensor([0.0]), tensor([5e-9])), (tensor([0.0]), tensor([9e-6])), (tensor([-1000.0]), tensor([-1000.5])), (tensor([1.0005e-5]), tensor([0.0])),
            (tensor([0.0]), tensor([1.0005e-5])), (tensor([1.0, 1.0]), tensor([1.0, 5.0])), (tensor([0.0, 2.0]), tensor([1.0, 1.0])),
            (tensor([1000.0, 0.0]), tensor([1000.0, 0.5])), (tensor([1.0, 1.0]), tensor([[1.0, 1.0], [1.0, 1.0]])), (tensor([torch.nan]), tensor([torch.nan])),
-           (tensor([1.0, 2.0]), tensor([[1.0], [2.0]])), (tensor([1.0, 1.0]), tensor([1.0])), (tensor([1.0]), tensor([-1.0])), (tensor([0.010015]), tensor([0.01])), (tensor([5.0, 1.0]), tensor([1.0, 1.0])), (tensor([10.0]), tensor([10.5]), 0.1), (tensor([0.0]), tensor([0.5]), 0.0, 1.0),
+           (tensor([1.0, 2.0]), tensor([[1.0], [2.0]])), (tensor([1.0, 1.0]), tensor([1.0])), (tensor([1.0]), tensor([-1.0])), (tensor([0.010015]), tensor([0.01])), (tensor([-0.010015]), tensor([-0.01])), (tensor([5.0, 1.0]), tensor([1.0, 1.0])), (tensor([10.0]), tensor([10.5]), 0.1), (tensor([0.0]), tensor([0.5]), 0.0, 1.0), (tensor([0.5]), tensor([0.0]), 0.0, 1.0),
            (tensor([1.0]), tensor([1.0]), 0.0, 0.0), (tensor([1.0, 2.0]), tensor([2.0, 1.0])), (tensor([1000.0]), tensor([1000.005])), (tensor([1.0]), tensor([1.000995])), (tensor([1.0]), tensor([1.000005])),
            (tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([[1.0, 2.0], [3.0, 5.0]])), (tensor([[1000.0, 0.0], [1.0, 1.0]]), tensor([[1000.0, 0.5], [1.0, 1.0]]))),
     reference=_reference, solution=my_near,

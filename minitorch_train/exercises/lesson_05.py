@@ -217,7 +217,7 @@ def _mixed(x, y, bs):
 _batches = Exercise(
     id="05.4", title="batches", kind="write",
     statement="Write `batches(x, y, bs)`: it yields, or returns in a list, the pairs `(xb, yb)` of `bs` rows in order, and at the end one with the rows that are left, if any are.",
-    cases=((tensor([1.0, 2.0]), tensor([5, 6]), 2), (tensor([1.0, 2.0, 3.0]), tensor([5, 6, 7]), 2), (torch.arange(16.0).view(8, 2), torch.arange(8) % 3, 3)),
+    cases=((tensor([1.0, 2.0]), tensor([5, 6]), 2), (tensor([1.0, 2.0, 3.0]), tensor([5, 6, 7]), 2), (torch.arange(16.0).view(8, 2), torch.arange(8) % 3, 3), (torch.arange(7.0), torch.arange(7) % 4, 2)),
     reference=lambda x, y, bs: list(zip(x.split(bs), y.split(bs))), solution=batches, observe=_listed,
     explanation="A slice may reach beyond the end; it then has the rows that are there. So the last batch needs no special case.",
     notice=lambda answer: f"For 50,000 rows and bs=64 it gives {len(list(answer(torch.zeros(50_000), torch.zeros(50_000), 64)))} batches.",

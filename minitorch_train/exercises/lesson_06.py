@@ -69,7 +69,7 @@ _linear = Exercise(
               "`out` it returns the gradients with respect to `x`, `weight` and `bias`, as a tuple. Leave the arguments as they are.",
     cases=(
         (tensor([[1.0, -2.0]]), tensor([[3.0, 4.0]]), tensor([[1.0, 2.0], [0.0, 5.0]])),
-        (tensor([[1.0, 2.0], [3.0, -4.0], [0.5, 1.0]]), torch.arange(12.0).view(3, 4), torch.arange(8.0).view(2, 4)),
+        (tensor([[1.0, 2.0], [3.0, -4.0], [0.5, 1.0]]), torch.arange(12.0).view(3, 4) - 5, torch.arange(8.0).view(2, 4) - 3),
     ),
     reference=_by_autograd, solution=linear_backward, observe=_kept_twice,
     explanation="Back to the inputs goes through the weights; a weight gets what came back times what came in; a bias gets what came back, "

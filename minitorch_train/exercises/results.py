@@ -209,8 +209,8 @@ def _factor(came: list, wanted: list, right: list) -> tuple[str, str] | None:
     if len(b.unique()) < 2 or not a.isfinite().all():  # one number is always some number times another
         return None
     k, c = (a / b)[b.abs().argmax()].item(), (a - b).mean().item()
-    if all(numbers(x).numel() == 1 for pair in pairs for x in pair) and any(x.any() for x in right) and a.any():
-        return None  # two numbers have the same factor by chance, and a right one has another
+    if len(a) < 4 and a.any() and any(x.any() for x in right):
+        return None  # two or three numbers may have the same factor by chance, and a right one has another
     if not a.any():
         return _ONLY_0, "Each number is 0."
     if _several(b) and _close(a, k * b):
