@@ -54,7 +54,7 @@ _log_softmax = Exercise(
               "not the functions of this package or PyTorch's softmax.",
     cases=((tensor([0.0, 1.0]),), (tensor([[0.0, 1.0], [2.0, 5.0]]),), (tensor([[1000.0, 0.0]]),), (tensor([[-200.0, -201.0]]),), (tensor([[1000.0, 999.0], [0.0, 1.0]]),),
            (tensor([[88.0, 88.9]]),), (tensor([[88.0, 88.0, 88.0]]),), (tensor([[-60.0, -61.0]]),), (tensor([[0.0, 1000.0]]),), (torch.arange(24.0).view(2, 3, 4).sin(),),
-           (tensor([[10000.0, 10000.0]]),)),
+           (torch.arange(20.0).mul(1.7).sin().view(4, 5) * 3,), (tensor([[10000.0, 10000.0]]),)),
     reference=lambda x: torch.log_softmax(x, -1), solution=my_log_softmax, forbidden=("softmax", "log_softmax", "logsumexp"),
     explanation="With the maximum taken off, the largest power is 1: nothing overflows, and the sum is never 0. The shift cancels in the difference.",
     notice=lambda answer: "Its largest error against float64 on the logits [1000, 999] is "
@@ -182,7 +182,7 @@ _soft = Exercise(
               "without the functions of this package or PyTorch's logsumexp, so that it works for `t = 1000` as well.",
     cases=((tensor([1.0, 2.0]), 2.0), (tensor([39.0, 40.0]), 3.0), (tensor([[1.0, 2.0], [4.0, 3.0]]), 10.0),
            (tensor([[60.0, 50.0]]), 5.0), (tensor([[1.0, 2.0, 0.0], [4.0, 4.0, 5.0]]), 1000.0),
-           (tensor([800.0, 799.0]), 1.0), (tensor([[-1.0, -1.0], [-3.0, -2.0]]), 1000.0)),
+           (tensor([800.0, 799.0]), 1.0), (tensor([[-1.0, -1.0], [-3.0, -2.0]]), 1000.0), (torch.arange(20.0).mul(1.7).sin().view(4, 5) * 3, 0.5)),
     reference=lambda x, t: (t * x).logsumexp(-1) / t, solution=soft_maximum, forbidden=("softmax", "log_softmax", "logsumexp"),
     explanation="The scaled row is shifted by its maximum, and the shift is added back before dividing by t.",
     notice=lambda answer: f"For the row [1, 2] and t = 1, 10, 100 it gives {', '.join(f'{answer(tensor([1.0, 2.0]), t):.4f}' for t in (1.0, 10.0, 100.0))}.",

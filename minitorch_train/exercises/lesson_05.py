@@ -47,7 +47,8 @@ _accuracy = Exercise(
     cases=((tensor([[0.0, 3.0]]), tensor([1])), (tensor([[0.0, 3.0], [1.0, 4.0]]), tensor([1, 0])),
            (tensor([[1.0, 0.0, 7.0], [6.0, 6.2, 6.5], [0.0, 1.0, 0.5], [2.0, 1.0, 0.0]]), tensor([2, 2, 1, 1])), (tensor([[5.0, 0.2, 0.0, 0.4]] * 3), tensor([0, 3, 2])),
            (tensor([[2.0, 1.0], [1.0, 3.0], [0.0, 1.0]]), tensor([1, 0, 1])),
-           (tensor([[-3.0, 1.0], [-1.0, -5.0], [0.2, 0.9]]), tensor([1, 0, 1])), (tensor([[0.0, 2.0, 1.5], [0.0, 1.0, 0.5]]), tensor([2, 1]))),
+           (tensor([[-3.0, 1.0], [-1.0, -5.0], [0.2, 0.9]]), tensor([1, 0, 1])), (tensor([[0.0, 2.0, 1.5], [0.0, 1.0, 0.5]]), tensor([2, 1])),
+           (tensor([[-2.0, -1.0, -3.0, -4.0], [-1.0, -2.0, -3.0, -0.5], [-5.0, -2.0, -1.5, -3.0], [-1.0, -2.0, -0.25, -3.0], [-1.0, -4.0, -2.0, -3.0]]), tensor([1, 3, 0, 3, 0]))),
     reference=lambda out, yb: (out.max(1).indices == yb).double().mean(), solution=my_accuracy,
     explanation="`argmax(1)` is the network's answer for each row; the mean of right and wrong, as 1 and 0, is the share.",
     notice=lambda answer: "It does not change when all scores of a row are doubled: only their order counts.",
@@ -217,7 +218,7 @@ def _mixed(x, y, bs):
 _batches = Exercise(
     id="05.4", title="batches", kind="write",
     statement="Write `batches(x, y, bs)`: it yields, or returns in a list, the pairs `(xb, yb)` of `bs` rows in order, and at the end one with the rows that are left, if any are.",
-    cases=((tensor([1.0, 2.0]), tensor([5, 6]), 2), (tensor([1.0, 2.0, 3.0]), tensor([5, 6, 7]), 2), (torch.arange(16.0).view(8, 2), torch.arange(8) % 3, 3), (torch.arange(7.0), torch.arange(7) % 4, 2)),
+    cases=((tensor([1.0, 2.0]), tensor([5, 6]), 2), (tensor([1.0, 2.0, 3.0]), tensor([5, 6, 7]), 2), (torch.arange(16.0).view(8, 2), torch.arange(8) % 3, 3), (torch.arange(7.0).mul(1.7).sin(), torch.arange(7) % 4, 2)),
     reference=lambda x, y, bs: list(zip(x.split(bs), y.split(bs))), solution=batches, observe=_listed,
     explanation="A slice may reach beyond the end; it then has the rows that are there. So the last batch needs no special case.",
     notice=lambda answer: f"For 50,000 rows and bs=64 it gives {len(list(answer(torch.zeros(50_000), torch.zeros(50_000), 64)))} batches.",

@@ -70,6 +70,7 @@ _linear = Exercise(
     cases=(
         (tensor([[1.0, -2.0]]), tensor([[3.0, 4.0]]), tensor([[1.0, 2.0], [0.0, 5.0]])),
         (tensor([[1.0, 2.0], [3.0, -4.0], [0.5, 1.0]]), torch.arange(12.0).view(3, 4) - 5, torch.arange(8.0).view(2, 4) - 3),
+        (torch.arange(15.0).mul(1.7).sin().view(5, 3) * 3, torch.arange(10.0).mul(2.3).sin().view(5, 2) * 2, torch.arange(6.0).mul(1.1).sin().view(3, 2) * 1),
     ),
     reference=_by_autograd, solution=linear_backward, observe=_kept_twice,
     explanation="Back to the inputs goes through the weights; a weight gets what came back times what came in; a bias gets what came back, "
@@ -118,7 +119,8 @@ _relu = Exercise(
     id="06.3", title="a mask from the wrong tensor", kind="repair",
     statement="`relu_backward(dh, h)` should give the gradient before ReLU, from the gradient `dh` behind it and the result `h` of ReLU. Repair it.",
     cases=((tensor([[-1.0, 2.0]]), tensor([[3.0, 0.0]])), (tensor([[-1.0, 2.0, 7.0], [4.0, -5.0, 6.0]]), tensor([[3.0, 0.0, 0.25], [0.0, 0.0, 1.0]])),
-           (tensor([[2.0, -1.0], [3.25, -4.5]]), tensor([[0.0, 0.0], [1.0, 2.0]]))),
+           (tensor([[2.0, -1.0], [3.25, -4.5]]), tensor([[0.0, 0.0], [1.0, 2.0]])),
+           (torch.arange(12.0).mul(1.7).sin().view(4, 3) * 3, (torch.arange(12.0).mul(2.3).sin().view(4, 3) * 2).relu())),
     reference=lambda dh, h: torch.where(h > 0, dh, 0.0), solution=relu_backward, given=_mask_from_behind,
     explanation="ReLU lets a change through where its result is above 0, whatever the sign of what comes back.",
     notice=lambda answer: "A negative gradient passes where h is above 0.",
@@ -175,7 +177,7 @@ _loss = Exercise(
     id="06.4", title="backwards through the loss", kind="write",
     statement="Write `loss_backward(logits, target)`: the gradient of `cross_entropy(logits, target)`, the mean over the rows, with respect to "
               "`logits`. Leave `logits` as it is.",
-    cases=((tensor([[0.0, 0.0]]), tensor([1])), (tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), tensor([0, 2])), (tensor([[1.0, 2.0, 0.5]]), tensor([0])),
+    cases=((tensor([[0.0, 0.0]]), tensor([1])), (tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), tensor([0, 2])), (tensor([[1.0, 2.0, 0.5]]), tensor([0])), (torch.arange(20.0).mul(1.7).sin().view(5, 4) * 3, tensor([3, 0, 2, 1, 1])),
            (tensor([[1000.0, 0.0, 999.0], [0.0, 0.0, 0.0], [1.0, 3.0, 2.0]]), tensor([2, 0, 1]))),
     reference=_grad_of_loss, solution=loss_backward, observe=_kept_twice,
     explanation="The gradient of one row is its softmax, less 1 at the right class. The mean divides by the number of rows.",

@@ -78,6 +78,7 @@ EXERCISES.append(Exercise(
         (tensor([1.0]), tensor([2.0]), tensor([0.0]), 0.1, 0.9),
         (tensor([1.0]), tensor([2.0]), tensor([4.0]), 0.1, 0.5),
         (tensor([1.3, -2.4]), tensor([3.0, 0.5]), tensor([-5.0, 1.0]), 0.01, 0.9),
+        (tensor([2.6, -1.3, 0.4, -3.7]), tensor([-0.3, 4.5, -2.2, 0.7]), tensor([0.5, -1.25, 2.75, -0.1]), 0.2, 0.7),
     ),
     reference=partial(_nesterov, SGD), solution=nesterov_step, observe=kept,
     explanation="First the running sum takes in the gradient. The move is then the gradient and `mu` times the new sum.",
