@@ -147,7 +147,7 @@ _RELATIONS = (  # a name, a hint, and whether it holds between a wrong result an
     ("the signs are lost", "Every number came without its sign.", _of_numbers(lambda a, b: not _close(a, b) and _close(a, b.abs()))),
     ("what is below 0 is cut off", "Where a number below 0 is wanted, 0 came.", _of_numbers(lambda a, b: not _close(a, b) and _close(a, b.clamp(min=0)) and bool((b > 0).any()))),
     ("whole numbers in the place of fractions", "Whole numbers came, and fractions are wanted.",
-     _of_numbers(lambda a, b: not _close(a, b) and any(_close(a, whole(b)) for whole in (torch.round, torch.floor, torch.ceil)))),
+     _of_numbers(lambda a, b: not _close(a, b) and any(_close(a, whole(b)) for whole in (torch.round, torch.floor, torch.ceil, torch.trunc)))),
 )
 
 # %% ../../nbs/exercises/results.ipynb #9f5ce93f
