@@ -164,7 +164,7 @@ _step = Exercise(
     statement="Write `my_step(model, xb, yb, lr)`: the loss `cross_entropy(model(xb), yb)`, its gradients, the update of every parameter of "
               "`model.parameters()` in place, and gradients that are ready for the next step. The model may be one without `.layers`.",
     cases=((_linear(), _x, _y, 0.5), (_linear(), 4 * _x, _y, 0.1), (_two_layers(), _x, _y, 0.2)), observe=_after_two_steps,
-    reference=_by_definition, solution=my_step, limit=10.0,  # PyTorch's optimizers, when one is used first, take seconds to load
+    reference=_by_definition, solution=my_step,
     explanation="Predict, loss, gradient, update; then the gradients go back to zero, because `backward` adds to them.",
     notice=lambda answer: "Two steps were made and compared, so that a gradient left over from the first would have shown.",
     hint="Name the four steps of lesson 05 and find each of them in your function. What does `backward` do to a gradient that is there already?",
