@@ -210,6 +210,12 @@ def test_an_error_without_a_line_of_the_learners(bank, capsys, answer):
     assert "  error " in text and "of your code" not in text
 
 
+def test_a_line_of_pytorch_is_not_one_of_the_learners(bank, capsys, monkeypatch):
+    """Also where PyTorch lies outside the environment's own folder."""
+    monkeypatch.setattr(exercises.sysconfig, "get_path", lambda name: "/elsewhere")
+    assert "  line " not in said(capsys, nn.Linear(7, 1))
+
+
 def test_a_line_that_was_typed_and_not_kept(bank, capsys):
     assert "  line 1 of your code" in said(capsys, eval(compile("lambda x: x.reshape(7)", "<not kept>", "eval"))).splitlines()
 
@@ -253,6 +259,65 @@ def bare(x):
 def test_an_endless_loop_round_a_bare_except_is_stopped_and_named(bank, capsys):
     text = said(capsys, bare)
     assert text.startswith("99.1 stopped after 0.3 seconds. An `except:` without a type") and sys.gettrace() is None
+
+
+def only_a_value_error(x):
+    while True:
+        try:
+            time.sleep(0.01)
+        except ValueError:
+            pass
+
+
+def clears_up(x):
+    try:
+        while True:
+            pass
+    finally:
+        x += 1
+
+
+def nothing_inside(x):
+    while True:
+        try:
+            time.sleep(0.01)
+        except BaseException as error:  # whatever it is
+
+            x = error
+
+
+@pytest.mark.parametrize("answer, caught", [(only_a_value_error, False), (clears_up, False), (nothing_inside, True)])
+def test_only_an_except_that_catches_everything_is_blamed(bank, capsys, answer, caught):
+    assert ("`except:`" in said(capsys, answer)) == caught
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """A module that takes long to load, and one that takes for ever."""
+    (tmp_path / "loaded_slowly.py").write_text("import time\ntime.sleep(1)\n")
+    (tmp_path / "never_loaded.py").write_text("import time\nwhile True:\n    time.sleep(0.01)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("loaded_slowly", None)
+
+
+def imports(name):
+    return lambda x: (importlib.import_module(name), 2 * x)[1]
+
+
+@pytest.mark.parametrize("in_a_thread", [False, True])
+def test_what_an_answer_imports_first_may_take_longer_than_the_answer(bank, capsys, modules, in_a_thread):
+    if in_a_thread:
+        thread = threading.Thread(target=check, args=("99.1", imports("loaded_slowly")))
+        thread.start()
+        thread.join(10)
+    assert "99.1 right" in (capsys.readouterr().out if in_a_thread else said(capsys, imports("loaded_slowly")))
+    assert "99.1 stopped after 0.3 seconds" in said(capsys, lambda x: (imports("loaded_slowly")(x), time.sleep(60)))
+
+
+def test_an_import_that_never_ends_is_stopped_too(bank, capsys, modules):
+    text = said(capsys, imports("never_loaded"))
+    assert text.startswith("99.1 stopped after 3") and "`except:`" not in text and "never_loaded" not in sys.modules
 
 
 def test_an_answer_that_never_ends_is_stopped_in_another_thread(bank, capsys):
@@ -1139,33 +1204,104 @@ def into_its_input(x, w, target, chunk):
     return x, of_w
 
 
+def up_to_the_last(a, b):
+    """The last place is never asked."""
+    return max(range(len(a) - 1), key=lambda i: abs(a[i] - b[i]))
+
+
+def while_it_grows(a, b):
+    """It stops where the next difference is no larger."""
+    i, off = 0, (a - b).abs()
+    while i + 1 < len(off) and off[i + 1] > off[i]:
+        i += 1
+    return i
+
+
+def new_parameters(model, xb, yb, lr):
+    """A right step, but for the parameters, which are others afterwards."""
+    F.cross_entropy(model(xb), yb).backward()
+    for module in model.modules():
+        for name, p in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(p.detach() - lr * p.grad))
+
+
+def of_weight_and_bias(model, xb, yb, lr):
+    """A step of the first two parameters, which are all that a linear layer has."""
+    F.cross_entropy(model(xb), yb).backward()
+    with torch.no_grad():
+        for p in list(model.parameters())[:2]:
+            p -= lr * p.grad
+    model.zero_grad()
+
+
+def frozen(model, xb, yb, lr):
+    F.cross_entropy(model(xb), yb).backward()
+    for p in model.parameters():
+        p.requires_grad_(False)
+        p -= lr * p.grad
+        p.grad = None
+
+
+def skips_lists_in_lists(found):
+    """Dictionaries are searched to the end, and lists one level deep."""
+    return list({id(p): p for value in found.values() for p in (
+        skips_lists_in_lists(value) if isinstance(value, dict) else value if isinstance(value, list) else [value]) if isinstance(p, nn.Parameter)}.values())
+
+
+def mean_of_two_halves(logp, target):
+    """Right where the halves have as many labels."""
+    half = len(target) // 2 or 1
+    parts = [(logp[:half], target[:half]), (logp[half:], target[half:])]
+    means = [labelled(*part).sum() / (part[1] != -100).sum() for part in parts if (part[1] != -100).any()]
+    return sum(means) / len(means)
+
+
+def grads_left_behind(dout, x, weight):
+    bias = torch.zeros(len(weight), requires_grad=True)
+    (x.requires_grad_() @ weight.requires_grad_().T + bias).backward(dout)
+    return x.grad, weight.grad, bias.grad
+
+
+def three_levels(found, depth):
+    """What lies deeper is not found."""
+    parts = [value if isinstance(value, nn.Parameter) else three_levels(value, depth - 1) if isinstance(value, (dict, list)) and depth > 1 else []
+             for value in (found.values() if isinstance(found, dict) else found)]
+    return list({id(p): p for part in parts for p in (part if isinstance(part, list) else [part])}.values())
+
+
 REFUSED = {
     "00.2": [lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, atol=atol), lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, rtol=rtol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and ALL["00.2"].solution(a.flatten(), b.flatten(), rtol, atol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.dim() == b.dim() and torch.allclose(a, b, rtol=rtol, atol=atol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a.abs() - b.abs()).abs() <= atol + rtol * b.abs()).all()),
+             lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b) ** 2 <= (atol + rtol * b) ** 2).all()),
+             lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and all((x - y).abs().max() <= atol + rtol * y.abs().max() for x, y in zip(a, b)),
+             lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and all(((a - b).abs() <= atol + rtol * b.abs()).tolist()),  # a list of rows, and none is empty
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and ALL["00.2"].solution(a.flatten().sort().values, b.flatten().sort().values, rtol, atol)],
-    "00.4": [lambda a, b: (a != b).nonzero()[0].item()],
-    "01.4": [lambda x, y, digit: x[y == digit].sum(0) // (y == digit).sum()],
+    "00.4": [lambda a, b: (a != b).nonzero()[0].item(), up_to_the_last, while_it_grows, lambda a, b: (a - b.abs()).argmax().item()],
+    "01.2": [lambda train, valid: tuple(part.sort(-1).values for part in ALL["01.2"].solution(train, valid))],
+    "01.4": [lambda x, y, digit: x[y == digit][:2].mean(0), lambda x, y, digit: (x[y == digit].amin(0) + x[y == digit].amax(0)) / 2, lambda x, y, digit: x[y == digit].sum(0) // (y == digit).sum()],
     "02.3": [lambda x, weight, bias: (x @ weight.T + bias).round()],
     "02.5": [lambda x, w1, b1, w2, b2: (x @ w1.T + b1) * (x @ w1.T + b1 >= 1) @ w2.T + b2],
-    "03.2": [far_down, lambda x: shifted_by(x, x.amax(-1, keepdim=True) if x.abs().max() > 88 else 0), lambda x: shifted_by(x, x[..., :1]), lambda x: x.log_softmax(-1), lambda x: F.log_softmax(x, -1), lambda x: x - x.logsumexp(-1, keepdim=True), lambda x: mt.log_softmax(x)],
+    "03.2": [far_down, lambda x: shifted_by(x, x.amax(-1, keepdim=True) if x.abs().max() > 88 else 0), lambda x: shifted_by(x, x[..., :1]), lambda x: x.log_softmax(-1), lambda x: F.log_softmax(x, -1), lambda x: x - x.logsumexp(-1, keepdim=True), lambda x: mt.log_softmax(x),
+             lambda x: x - (x.amax(-1, keepdim=True) + (x - x.amax(-1, keepdim=True)).exp().sum(-1, keepdim=True).log())],
     "03.4": [lambda x, t: torch.logsumexp(t * x, -1) / t, lambda x, t: mt.logsumexp(t * x) / t, lambda x, t: soft_shifted_by(x, t, x.abs().amax(-1)),
              lambda x, t: soft_shifted_by(x, t, x.amax(-1).clamp(min=0)), lambda x, t: x.amax(-1) if t > 500 else soft_shifted_by(x, t, x.amax(-1))],
-    "04.2": [F.nll_loss, mt.nll, lambda logp, target: nn.NLLLoss()(logp, target)],
+    "04.2": [lambda logp, target: (lambda loss: loss[loss.isfinite()].mean())(-logp[range(len(target)), target]), F.nll_loss, mt.nll, lambda logp, target: nn.NLLLoss()(logp, target)],
     "04.3": [one_maximum, lambda logits, target: (lambda x: (x.exp().sum(1).log() - x[range(len(target)), target]).mean())(logits - logits.abs().amax(1, keepdim=True))],
     "04.4": [by_autograd, smoothed_by_differences, lambda logits, target, smoothing: smoothed_from(logits.exp() / logits.exp().sum(1, keepdim=True), target, smoothing),
              lambda logits, target, smoothing: (lambda e: smoothed_from(e / e.sum(1, keepdim=True), target, smoothing))((logits - logits.max()).exp())],
     "04.5": [F.nll_loss, lambda logp, target: mt.nll(logp, target), lambda logp, target: labelled(logp, target).sum() / max((target == -100).sum(), 1),
-             lambda logp, target: labelled(logp, target)[labelled(logp, target) != 0].mean()],
-    "05.2": [lambda out, yb: 1 - (out.argmax(1) - yb).abs().float().mean(), lambda out, yb: (out.softmax(1)[range(len(yb)), yb] > 0.5).double().mean(),
+             lambda logp, target: labelled(logp, target)[labelled(logp, target) != 0].mean(),
+             lambda logp, target: (lambda loss: loss[loss.isfinite()].mean())(-logp[target != -100, target[target != -100]]), mean_of_two_halves],
+    "05.2": [lambda out, yb: (out[range(len(yb)), yb] > out.mean(1)).double().mean(), lambda out, yb: (out.int().argmax(1) == yb).double().mean(), lambda out, yb: (out.abs().argmax(1) == yb).float().mean(), lambda out, yb: 1 - (out.argmax(1) - yb).abs().float().mean(), lambda out, yb: (out.softmax(1)[range(len(yb)), yb] > 0.5).double().mean(),
              lambda out, yb: (out.argmax(1).sort().values == yb.sort().values).double().mean(), lambda out, yb: torch.stack([(out.argmax(1) == yb)[yb == c].double().mean() for c in yb.unique()]).mean()],
-    "05.4": [lambda x, y, bs: [(xb, xb) for xb in x.split(bs)], lambda x, y, bs: list(zip(y.split(bs), x.split(bs)))],
-    "06.2": [with_an_update],
-    "06.3": [lambda dh, h: dh * h.clamp(max=1), lambda dh, h: dh * (h >= 1)],
-    "07.2": [nesterov_in_place],
-    "05.3": [clipped],
-    "07.3": [one_for_each_name, with_modules, lambda found: sorted(only_parameters(found), key=lambda p: p.sum().item()), lambda found: list(parameters_once(found)), lambda found: list(set(only_parameters(found)))],
+    "05.4": [lambda x, y, bs: list(zip(x.split(bs), y.split(bs)))[: len(x) % bs + 1], lambda x, y, bs: [(xb, xb) for xb in x.split(bs)], lambda x, y, bs: list(zip(y.split(bs), x.split(bs)))],
+    "06.2": [with_an_update, grads_left_behind, lambda dout, x, weight: (dout @ weight, dout.T @ x.abs(), dout.sum(0))],
+    "06.3": [lambda dh, h: (dh * (h > 0)).int(), lambda dh, h: dh * h.clamp(max=1), lambda dh, h: dh * (h >= 1)],
+    "07.2": [nesterov_in_place, lambda p, g, v, lr, mu: (ALL["07.2"].solution(p, g, v, lr, mu)[0], (mu * v + g).abs())],
+    "05.3": [clipped, new_parameters, of_weight_and_bias],
+    "07.3": [lambda found: three_levels(found, 3), one_for_each_name, with_modules, lambda found: sorted(only_parameters(found), key=lambda p: p.sum().item()), lambda found: list(parameters_once(found)), lambda found: list(set(only_parameters(found)))],
     "08.1": [1e39, -1e25, float("nan")],
     "08.2": [UpToTheFirstWithout, ForAGradientAboveOrBelow0, torch.optim.AdamW],
     "09.1": [lambda n, bs, seed: ALL["09.1"].solution(n, bs, seed % 2), lambda n, bs, seed: [b + 1 for b in ALL["09.1"].solution(n, bs, seed)], lambda n, bs, seed: [2 * b for b in ALL["09.1"].solution(n, bs, seed)],
@@ -1194,7 +1330,7 @@ REFUSED = {
     "14.2": [lambda grads, counts: sum(g.mul_(n).nan_to_num_() for g, n in zip(grads, counts)) / sum(counts)],
     "13.4": [into_its_input, whole_by_autograd, all_kept, lambda x, w, target, chunk: ALL["13.4"].solution(x, w, target, chunk + 1)],
     "14.3": [lambda x, t, known, w, size: 2 * x.T @ ((x @ w - t) * known) / known.sum()],
-    "06.4": [in_place, left_in_grad, lambda logits, target: (mt.softmax(logits) - F.one_hot(target, logits.shape[1])) / (logits.shape[1] - 1)],
+    "06.4": [lambda logits, target: (mt.softmax(logits) - F.one_hot(target)) / len(target), in_place, left_in_grad, lambda logits, target: (mt.softmax(logits) - F.one_hot(target, logits.shape[1])) / (logits.shape[1] - 1)],
 }
 
 
@@ -1212,7 +1348,38 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= atol + rtol).all()), "only an absolute tolerance"),  # not: rtol and atol exchanged
     ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool((((a - b).abs() <= atol) & ((a - b).abs() <= rtol * b.abs())).all()), "the smaller of the two rooms"),  # not: only equal numbers
     ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b).abs() <= rtol * b.abs() - atol).all()), None),  # not: only a relative tolerance
-    ("00.4", lambda a, b: torch.allclose(a, b), None),  # not: a log too many
+    ("00.4", lambda a, b: torch.allclose(a, b), None),  # not: a log too many, nor the same for every input
+    ("00.4", lambda a, b: (a**2 - b**2).argmax().item(), "the signs are lost too early"),
+    ("01.4", lambda x, y, digit: x[y == 7].mean(0), "infinite or undefined numbers"),  # not: a part of it
+    ("00.2", lambda a, b, rtol=1e-3, atol=0.0: a.shape == b.shape and torch.allclose(a, b, rtol=rtol, atol=atol), None),  # not: both tolerances as a part of b
+    ("01.4", lambda x, y, digit: x[y == y[0]].mean(0), None),  # not: the same amount too little, in the one case where it is wrong
+    ("01.4", lambda x, y, digit: x[y.argsort()][digit], None),  # not: only the first image
+    ("02.1", 64 * 20 + 20 + 10, "the second layer's weights are missing"),  # not: the first layer only
+    ("02.5", lambda x, w1, b1, w2, b2: (lambda h: h * (h > 0))(x @ w1.T + b1) @ w2.T * 0 + 0 * b2, "nothing but 0"),  # not: what is below 0 is cut off
+    ("03.2", lambda x: x - (x.amax(-1, keepdim=True) + (x - x.amax(-1, keepdim=True)).exp().sum(-1, keepdim=True).log()), "the last digits are lost"),
+    ("03.2", lambda x: (x - x.amax(-1, keepdim=True)).log(), "the log of a number that is not above 0"),  # not: log taken twice
+    ("03.3", tensor([-101.0, -101.3]), "right by chance"),  # not: the sum still has its digits
+    ("03.2", lambda x: (lambda z: z - torch.log1p(z.exp().where(z < 0, 0.0).sum(-1, keepdim=True)))(x - x.amax(-1, keepdim=True)), None),  # not: nothing but 0
+    ("04.3", lambda logits, target: (logits - logits.gather(1, target[:, None])).exp().sum(1).log().mean(), "infinite where the loss is large"),  # not: a softmax that has become 0
+    ("04.5", lambda logp, target: -logp[target != -100, target[target != -100]].sum() / len(target[target != -100].unique()), None),  # not: a loss of 0 taken for no label
+    ("05.2", lambda out, yb: (out.shape[1] - 1 - out.argmax(1) == yb).float().mean(), None),  # not: 1 minus what is wanted
+    ("06.3", lambda dh, h: dh * (h > 0).all(1, keepdim=True), None),  # not: nothing but 0
+    ("07.1", 0.0, "whole numbers in the place of fractions"),  # not: what is below 0 is cut off
+    ("07.2", lambda p, g, v, lr, mu: (ALL["07.2"].solution(p, g, v, lr, mu)[0].round(), mu * v + g), "whole numbers in the place of fractions"),  # not: the weight has not moved
+    ("04.3", lambda logits, target: None, "nothing comes back"),  # not: the same for every input
+    ("05.2", lambda out, yb: (out.int().argmax(1) == yb).float().mean(), None),  # not: how high the right class scores, nor a factor that two numbers have by chance
+    ("05.2", lambda out, yb: (out[range(len(yb)), yb] > out.mean(1)).float().mean(), None),  # not: whole numbers in the place of fractions
+    ("05.3", lambda model, xb, yb, lr: F.cross_entropy(model(xb).detach(), yb).backward(), "a loss without a record of how it came about"),
+    ("05.2", lambda out, yb: (out.abs().argmax(1) == yb).float().mean(), None),  # not: a log too many, though log 1 is 0
+    ("05.2", lambda out, yb: (out.argmax(1) + 1 == yb).float().mean(), None),  # not: scores compared with classes
+    ("05.2", lambda out, yb: (out.round() == F.one_hot(yb, out.shape[1])).all(1).float().mean(), None),
+    ("05.3", frozen, "a loss without a record of how it came about"),  # not: computed inside no_grad
+    ("05.3", new_parameters, "the parameters: new ones"),
+    ("05.3", lambda model, xb, yb, lr: of_weight_and_bias(model, xb, yb, lr), None),  # not: the biases not updated
+    ("05.4", lambda x, y, bs: -(-len(x) // bs), "another kind of result"),  # not: types that do not go together, on a line that is not there
+    ("06.3", lambda dh, h: dh * (h > 0).any(1, keepdim=True), "an argument comes back as it was"),  # not: everything passes
+    ("06.3", lambda dh, h: dh * (h > 0).all(0), None),  # not: what is below 0 is cut off
+    ("07.3", skips_lists_in_lists, "what a list holds is not searched"),  # not: the search ends one level down
     ("01.1", (round(300 / 28), 20), "one row too many"),  # not: counted from 1
     ("01.2", lambda train, valid: (train / train.max(), valid / train.max()), "divided by the greatest"),  # not: scaled from least to greatest
     ("02.1", 64 * 20 * 10, "all three sizes multiplied"),  # not: the inputs connected to the scores
@@ -1268,6 +1435,17 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
 ])
 def test_a_name_is_true_of_the_answer(id, answer, name):
     assert getattr(judge(ALL[id], answer).mistake, "name", None) == name
+
+
+@pytest.mark.parametrize("id, answer, hint", [
+    ("06.2", lambda dout, x, weight: (dout @ weight / 2, dout.T @ x, dout.sum(0)), "A part is right. In the rest, each number is 0.5 times what is wanted."),
+    ("06.2", lambda dout, x, weight: (-dout @ weight, -dout.T @ x, -dout.sum(0)), "Each number is right but for its sign."),
+    ("06.2", lambda dout, x, weight: (dout @ weight, dout.T @ x, -dout.sum(0)), "A part is right. In the rest, each number is right but for its sign."),
+    ("05.4", lambda x, y, bs: len(x) // bs, "An int came, where a list is wanted."),
+    ("07.3", lambda found: dict(enumerate(only_parameters(found))), "A dict came, where a list is wanted."),
+])
+def test_a_hint_is_true_of_the_answer(id, answer, hint):
+    assert judge(ALL[id], answer).mistake.hint == hint
 
 
 def test_the_right_numbers_in_another_type_are_told_what_is_wanted():
@@ -1328,11 +1506,10 @@ def test_what_the_statement_rules_out_is_named(id):
 
 
 def test_a_helper_of_the_learners_may_have_any_name():
-    def logsumexp(x):
-        largest = x.max(-1, keepdim=True).values
-        return largest + (x - largest).exp().sum(-1, keepdim=True).log()
+    def logsumexp(z):
+        return z.exp().sum(-1, keepdim=True).log()
 
-    assert judge(ALL["03.2"], lambda x: x - logsumexp(x)).status == "solved"
+    assert judge(ALL["03.2"], lambda x: x - x.max(-1, keepdim=True).values - logsumexp(x - x.max(-1, keepdim=True).values)).status == "solved"
 
 
 @pytest.mark.parametrize("answer", [

@@ -12,6 +12,7 @@ import ctypes
 import importlib
 import inspect
 import json
+import linecache
 import os
 import signal
 import sys
@@ -171,26 +172,66 @@ class _RanAway(BaseException):
 
 
 def _again(frame: object, event: str, argument: object) -> Callable | None:
-    """Raise at the next line of the learner's."""
-    if event == "line" and frame.f_code.co_filename != __file__:
+    """Raise at the next line of the learner's; an import that is given up clears up behind itself first."""
+    if event == "line" and frame.f_code.co_filename != __file__ and not _imports(frame):
         error = _RanAway()
-        _RanAway.swallowed = True
+        _RanAway.swallowed = _in_a_bare_except(frame)
         raise error
     return None if event == "call" else _again  # what is called from now on is the clearing up
 
 
-def _ring(signum: int, frame: object) -> None:
-    """Stop what is running."""
-    raise _RanAway
+def _in_a_bare_except(frame: object) -> bool:
+    """Is the line that comes next one of an `except:` that catches everything?"""
+    before = linecache.getlines(frame.f_code.co_filename)[: frame.f_lineno]
+    here = before[-1] if before else ""
+    outer = (line for line in reversed(before) if line.strip() and _depth(line) < _depth(here))
+    return any(line.split("#")[0].split(" as ")[0].strip().startswith(("except:", "except BaseException"))
+               for line in (here, next(outer, "")))
+
+
+def _depth(line: str) -> int:
+    """How far a line is indented."""
+    return len(line) - len(line.lstrip())
+
+
+def _imports(frame: object) -> bool:
+    """Is this a frame of Python's own in which a module is imported?"""
+    return frame.f_code.co_filename.startswith("<frozen importlib")
+
+
+class _Clock:
+    """Counts the ticks of an answer. While it imports something, it has ten times as many."""
+
+    def __init__(self, seconds: float) -> None:
+        self.tick, self.left, self.left_for_imports = seconds / 10, 10, 100
+
+    def is_up(self, frame: object) -> bool:
+        """Count one more tick, in which this frame was running: is the time over?"""
+        while frame and frame.f_code is not _outcome.__code__ and not _imports(frame):
+            frame = frame.f_back
+        if frame and _imports(frame):
+            self.left_for_imports -= 1
+            up = self.left_for_imports <= 0
+        else:
+            self.left -= 1
+            up = self.left <= 0
+        if up:
+            self.left = self.left_for_imports = round(1 / self.tick) or 1  # again after a second
+        return up
+
+    def ring(self, signum: int, frame: object) -> None:
+        """Stop what is running, once the time is over."""
+        if self.is_up(frame):
+            raise _RanAway
 
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise `_RanAway` in a block that takes longer."""
-    traced = sys.gettrace()
+    """Raise `_RanAway` in a block that takes longer; what it imports has a time of its own."""
+    traced, clock = sys.gettrace(), _Clock(seconds)
     if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGALRM, _ring)
-        signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+        before = signal.signal(signal.SIGALRM, clock.ring)
+        signal.setitimer(signal.ITIMER_REAL, clock.tick, clock.tick)
         try:
             yield
         finally:
@@ -202,11 +243,10 @@ def _time_limit(seconds: float) -> Iterator[None]:
     interrupt = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
     def watch() -> None:
-        """Raise the error in the first thread until it is done."""
-        wait = seconds
-        while not done.wait(wait):
-            interrupt(thread, ctypes.py_object(_RanAway))
-            wait = 1
+        """Raise the error in the first thread, once the time is over, until it is done."""
+        while not done.wait(clock.tick):
+            if clock.is_up(sys._current_frames().get(thread.value)):
+                interrupt(thread, ctypes.py_object(_RanAway))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -278,7 +318,7 @@ def _comparison(came: object, wanted: object) -> list[str]:
 # %% ../../nbs/exercises/engine.ipynb #123a5e58
 def _own_line(error: BaseException) -> str:
     """The learner's line that an error came from, and its text."""
-    others = [str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<frozen"]
+    others = [str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(torch.__file__).parents[1]), "<frozen"]
     frames = [frame for frame in traceback.extract_tb(error.__traceback__)
               if not any(frame.filename.startswith(other) for other in others)]
     if not frames:
@@ -309,13 +349,14 @@ def _known_mistake(exercise: Exercise, outcomes: list) -> Mistake | None:
 def _named(exercise: Exercise, outcomes: list, wanted: list) -> Mistake | None:
     """The mistake that a wrong answer is, or what it has in common with the right one."""
     wrong = [triple for triple in zip(outcomes, wanted, exercise.cases) if not agree(*triple[:2])]
+    right = [came for came, asked in zip(outcomes, wanted) if agree(came, asked)]
     first = wrong[0][0]
     if isinstance(first, Raised) and isinstance(first.error, _Misused):
         return Mistake(*first.error.args, exercise.hint, ())
     if known := _known_mistake(exercise, outcomes):
         return known
     with suppress(Exception):  # a result of a type that cannot even be looked at has no relation to anything
-        if found := relation(*zip(*wrong)):
+        if found := relation(*zip(*wrong), right):
             return Mistake(*found, exercise.hint, ())
     return None
 
@@ -420,6 +461,7 @@ def _no_answer(exercise: Exercise, answer: object) -> Verdict | None:
 def _run(exercise: Exercise, answer: object, seen: object) -> tuple[list, bool] | Verdict:
     """What an answer does on each case, and whether it prints; or a verdict, when it does not end."""
     outcomes: list = []
+    began = time.perf_counter()
     try:
         with redirect_stdout(_Printed()) as printed, _time_limit(exercise.limit):
             for case in exercise.cases:
@@ -428,7 +470,8 @@ def _run(exercise: Exercise, answer: object, seen: object) -> tuple[list, bool] 
     except _RanAway:
         call = f"{_name(answer)}({', '.join(map(_show, exercise.cases[len(outcomes)]))})"
         why = "An `except:` without a type catches what should stop it: write `except Exception:`." if _RanAway.swallowed else "Is there a loop that never ends?"
-        return Verdict("ran away", [f"{exercise.id} stopped after {exercise.limit:g} seconds. {why}", f"  input    {call}"])
+        spent = time.perf_counter() - began  # longer than the limit, where something was imported
+        return Verdict("ran away", [f"{exercise.id} stopped after {exercise.limit if spent < 2 * exercise.limit else spent:.3g} seconds. {why}", f"  input    {call}"])
 
 
 @torch.random.fork_rng(devices=[])  # the random numbers of the reader's notebook stay where they are

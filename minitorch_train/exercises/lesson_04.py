@@ -49,7 +49,7 @@ _nll = Exercise(
     id="04.2", title="the negative log-likelihood", kind="write",
     statement="Write `my_nll(logp, target)`: the mean over the rows of minus the log-probability of the right class, for `logp` of shape `[n, classes]` "
               "and `target` of shape `[n]`. Use neither this package's nor PyTorch's loss.",
-    cases=((tensor([[0.75, 0.25]]).log(), tensor([1])), (torch.log_softmax(tensor([[2.0, 0.0], [1.0, 5.0]]), 1), tensor([0, 0])), (_logp, tensor([2, 0, 1, 1]))),
+    cases=((tensor([[0.75, 0.25]]).log(), tensor([1])), (torch.log_softmax(tensor([[2.0, 0.0], [1.0, 5.0]]), 1), tensor([0, 0])), (_logp, tensor([2, 0, 1, 1])), (tensor([[1.0, 0.0], [0.5, 0.5]]).log(), tensor([1, 0]))),
     reference=torch_F.nll_loss, solution=my_nll, forbidden=("nll", "nll_loss", "cross_entropy", "fused_cross_entropy", "linear_cross_entropy"),
     explanation="`gather` takes one entry from each row. The mean and the sign are all that is left.",
     notice=lambda answer: f"With log-probabilities of an even guess over ten classes it gives {answer(torch.full((2, 10), -math.log(10)), tensor([3, 7])):.4f}.",
@@ -104,13 +104,13 @@ _repair = Exercise(
     id="04.3", title="a log too few", kind="repair",
     statement="This `my_cross_entropy(logits, target)` gives a negative loss. Repair it, so that it gives what cross-entropy should, for large logits as well.",
     cases=((tensor([[0.0, 1.0]]), tensor([0])), (tensor([[2.0, 0.0], [1.0, 5.0]]), tensor([0, 0])), (tensor([[1000.0, 0.0, 3.0]]), tensor([1])),
-           (tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 4.0]]), tensor([2, 0])), (tensor([[1000.0, 0.0], [0.0, 1.0]]), tensor([0, 0])), (tensor([[-1000.0, -1001.0]]), tensor([0]))),
+           (tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 4.0]]), tensor([2, 0])), (tensor([[1000.0, 0.0], [0.0, 1.0]]), tensor([0, 0])), (torch.arange(20.0).mul(1.7).sin().view(5, 4) * 3, tensor([3, 0, 2, 1, 1])), (tensor([[-1000.0, -1001.0]]), tensor([0]))),
     reference=torch_F.cross_entropy, solution=my_cross_entropy, given=_without_log,
     explanation="The loss is minus the log of the probability. `log_softmax` gives that log without forming a probability that may round to 0.",
     notice=lambda answer: f"At the logits [1000, 0] and target 1 it gives {answer(tensor([[1000.0, 0.0]]), tensor([1])):g}, not infinity.",
     hint="Minus what of the right class's probability is the loss?",
     mistakes=(
-        Mistake("the log of a softmax that has become 0", "At [1000, 0, 3] the probability rounds to 0, and its log is infinite.",
+        Mistake("infinite where the loss is large", "At [1000, 0, 3] the loss is 1000. On the way there, float32 has rounded to 0 or to infinity.",
                 "Use `log_softmax`, which never forms the probability.", (lambda x, t: _picked(x.softmax(1).log(), t),)),
         Mistake("softmax taken twice", "Probabilities went in where logits belong.", "Give the logits to `log_softmax`, not their softmax.",
                 (lambda x, t: _picked(x.softmax(1).log_softmax(1), t),)),
@@ -173,7 +173,7 @@ _smoothed = Exercise(
               "the rows, with respect to `logits`, by a formula and without autograd.",
     cases=((tensor([[0.0, 0.0]]), tensor([1]), 0.0), (tensor([[1.0, 2.0, 0.5]]), tensor([0]), 0.3),
            (tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), tensor([0, 2]), 0.3),
-           (tensor([[1000.0, 0.0, 3.0], [0.0, 1.0, 2.0]]), tensor([0, 2]), 0.3)),
+           (tensor([[1000.0, 0.0, 3.0], [0.0, 1.0, 2.0]]), tensor([0, 2]), 0.3), (torch.arange(20.0).mul(1.7).sin().view(5, 4) * 3, tensor([3, 0, 2, 1, 1]), 0.1)),
     reference=_by_autograd, solution=smoothed_gradient, forbidden=("backward", "grad", "vjp", "jacrev", "jacobian", "cross_entropy", "fused_cross_entropy"),
     explanation="It is still softmax minus target. Smoothing gives every class the share smoothing / C, and the right class 1 - smoothing on top.",
     notice=lambda answer: "Each row adds up to 0, as without smoothing: the target is still a row of probabilities.",
@@ -239,7 +239,7 @@ _labelled = Exercise(
     statement="Some images have no label, and their target is `-100`. Write `mean_loss(logp, target)`: the mean of minus the log-probability of the right class "
               "over the rows that have a label, for `logp` of shape `[n, classes]`. Use neither this package's nor PyTorch's loss.",
     cases=((tensor([[0.75, 0.25]]).log(), tensor([0])), (tensor([[0.75, 0.25], [0.5, 0.5]]).log(), tensor([1, -100])),
-           (_logp, tensor([-100, 2, 0, -100])), (tensor([[50.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.0, 0.0]]).log_softmax(1), tensor([0, 1, 1, -100]))),
+           (_logp, tensor([-100, 2, 0, -100])), (tensor([[50.0, 0.0], [0.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.0, 0.0]]).log_softmax(1), tensor([0, -100, 1, 1, 0])), (tensor([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]]).log(), tensor([1, 0, -100]))),
     reference=torch_F.nll_loss, solution=mean_loss, forbidden=("nll", "nll_loss", "cross_entropy", "fused_cross_entropy", "linear_cross_entropy"),
     explanation="The rows without a label are taken out first. What is left is the loss as before, and its mean divides by the rows that are left.",
     notice=lambda answer: "A hundred more rows without a label do not change it: "

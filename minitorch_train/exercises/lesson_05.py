@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/exercises/lesson_05.ipynb #06679a1b
 import copy
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as torch_F
@@ -45,7 +46,9 @@ _accuracy = Exercise(
     statement="Write `my_accuracy(out, yb)`: the share, from 0 to 1, of the rows of `out` whose largest score is at the class in `yb`.",
     cases=((tensor([[0.0, 3.0]]), tensor([1])), (tensor([[0.0, 3.0], [1.0, 4.0]]), tensor([1, 0])),
            (tensor([[1.0, 0.0, 7.0], [6.0, 6.2, 6.5], [0.0, 1.0, 0.5], [2.0, 1.0, 0.0]]), tensor([2, 2, 1, 1])), (tensor([[5.0, 0.2, 0.0, 0.4]] * 3), tensor([0, 3, 2])),
-           (tensor([[2.0, 1.0], [1.0, 3.0], [0.0, 1.0]]), tensor([1, 0, 1]))),
+           (tensor([[2.0, 1.0], [1.0, 3.0], [0.0, 1.0]]), tensor([1, 0, 1])),
+           (tensor([[-3.0, 1.0], [-1.0, -5.0], [0.2, 0.9]]), tensor([1, 0, 1])), (tensor([[0.0, 2.0, 1.5], [0.0, 1.0, 0.5]]), tensor([2, 1])),
+           (tensor([[-2.0, -1.0, -3.0, -4.0], [-1.0, -2.0, -3.0, -0.5], [-5.0, -2.0, -1.5, -3.0], [-1.0, -2.0, -0.25, -3.0], [-1.0, -4.0, -2.0, -3.0]]), tensor([1, 3, 0, 3, 0]))),
     reference=lambda out, yb: (out.max(1).indices == yb).double().mean(), solution=my_accuracy,
     explanation="`argmax(1)` is the network's answer for each row; the mean of right and wrong, as 1 and 0, is the share.",
     notice=lambda answer: "It does not change when all scores of a row are doubled: only their order counts.",
@@ -91,13 +94,18 @@ def _linear():
     return layer
 
 
+def _two_layers():
+    return nn.Sequential(_linear(), nn.ReLU(), _linear())
+
+
 def _after_two_steps(step, model, xb, yb, lr):
     """The parameters after the first and the second step; None for a step that does not even call the model."""
-    found, calls, before = {}, [], copy.deepcopy(model.state_dict())
+    found, calls, before, parameters = {}, [], copy.deepcopy(model.state_dict()), list(model.parameters())
     model.register_forward_hook(lambda *event: calls.append(event))
     for number in ("first", "second"):
         step(model, xb, yb, lr)
         found |= {f"{name} after the {number} step": p.detach().clone() for name, p in model.named_parameters()}
+    found["the parameters"] = "those of before" if all(p is q for p, q in zip(model.parameters(), parameters)) else "new ones"
     untouched = all(p.equal(before[name]) for name, p in model.named_parameters())
     return None if untouched and not calls else found
 
@@ -155,8 +163,8 @@ _step = Exercise(
     id="05.3", title="one step of training", kind="write",
     statement="Write `my_step(model, xb, yb, lr)`: the loss `cross_entropy(model(xb), yb)`, its gradients, the update of every parameter of "
               "`model.parameters()` in place, and gradients that are ready for the next step. The model may be one without `.layers`.",
-    cases=((_linear(), _x, _y, 0.5), (_linear(), 4 * _x, _y, 0.1)), observe=_after_two_steps,
-    reference=_by_definition, solution=my_step, limit=10.0,  # PyTorch's optimizers, when one is used first, take seconds to load
+    cases=((_linear(), _x, _y, 0.5), (_linear(), 4 * _x, _y, 0.1), (_two_layers(), _x, _y, 0.2)), observe=_after_two_steps,
+    reference=_by_definition, solution=my_step,
     explanation="Predict, loss, gradient, update; then the gradients go back to zero, because `backward` adds to them.",
     notice=lambda answer: "Two steps were made and compared, so that a gradient left over from the first would have shown.",
     hint="Name the four steps of lesson 05 and find each of them in your function. What does `backward` do to a gradient that is there already?",
@@ -173,8 +181,8 @@ _step = Exercise(
                 "Change p in place, `p -= lr * p.grad`, and set the gradient to zero after that.", (_variant(lambda lr: 0),)),
         Mistake("the gradient is not there", "`p.grad` is None: `backward` has not filled it, or it was cleared before it was used.",
                 "Call `loss.backward()` before the update, and clear each gradient only after its own update.", (_without_backward,)),
-        Mistake("the loss computed inside no_grad", "Without a record of how the loss came about, there is nothing to go back through.",
-                "Only the update belongs into `with torch.no_grad():`.", (_all_inside_no_grad,)),
+        Mistake("a loss without a record of how it came about", "Was it computed inside `no_grad`, or was something detached, or do the parameters no longer ask for gradients?",
+                "Only the update belongs into `with torch.no_grad():`, and the parameters keep their `requires_grad`.", (_all_inside_no_grad,)),
         Mistake("softmax taken twice", "`cross_entropy` takes logits, and makes the softmax itself.", "Give it `model(xb)` as it is.",
                 (_variant(scores=lambda out: out.softmax(1)), _variant(scores=lambda out: out.softmax(1).log_softmax(1)))),
         Mistake("divided by the number of rows twice", "The step is too short by the number of rows.", "The loss is a mean already: leave the division out.",
@@ -194,8 +202,13 @@ def batches(x, y, bs):
 
 def _listed(answer, x, y, bs):
     """The batches, however they are given."""
-    found = answer(x, y, bs)
-    return None if found is None else [tuple(batch) for batch in found]
+    found = _parts(answer(x, y, bs))
+    return [_parts(batch) for batch in found] if isinstance(found, tuple) else found
+
+
+def _parts(x):
+    """The parts of what can be gone through."""
+    return tuple(x) if isinstance(x, Iterable) and getattr(x, "ndim", 1) else x
 
 
 def _mixed(x, y, bs):
@@ -205,7 +218,7 @@ def _mixed(x, y, bs):
 _batches = Exercise(
     id="05.4", title="batches", kind="write",
     statement="Write `batches(x, y, bs)`: it yields, or returns in a list, the pairs `(xb, yb)` of `bs` rows in order, and at the end one with the rows that are left, if any are.",
-    cases=((tensor([1.0, 2.0]), tensor([5, 6]), 2), (tensor([1.0, 2.0, 3.0]), tensor([5, 6, 7]), 2), (torch.arange(16.0).view(8, 2), torch.arange(8) % 3, 3)),
+    cases=((tensor([1.0, 2.0]), tensor([5, 6]), 2), (tensor([1.0, 2.0, 3.0]), tensor([5, 6, 7]), 2), (torch.arange(16.0).view(8, 2), torch.arange(8) % 3, 3), (torch.arange(7.0).mul(1.7).sin(), torch.arange(7) % 4, 2)),
     reference=lambda x, y, bs: list(zip(x.split(bs), y.split(bs))), solution=batches, observe=_listed,
     explanation="A slice may reach beyond the end; it then has the rows that are there. So the last batch needs no special case.",
     notice=lambda answer: f"For 50,000 rows and bs=64 it gives {len(list(answer(torch.zeros(50_000), torch.zeros(50_000), 64)))} batches.",

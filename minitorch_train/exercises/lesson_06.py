@@ -45,6 +45,18 @@ def _by_autograd(dout, x, weight):
     return torch.autograd.grad(x @ weight.T + bias, (x, weight, bias), dout)
 
 
+def _kept_twice(answer, *case):
+    """`kept`, and what comes of the same call once more, where a gradient that was left behind would be added."""
+    first = settled(kept(answer, *case))
+    return None if first is None else first | {"the same call once more": answer(*case)}
+
+
+def _by_backward(dout, x, weight):
+    bias = torch.zeros(len(weight), requires_grad=True)
+    (x.requires_grad_() @ weight.requires_grad_().T + bias).backward(dout)
+    return x.grad, weight.grad, bias.grad
+
+
 def _with_an_update(dout, x, weight):
     gradients = linear_backward(dout, x, weight)
     weight -= gradients[1]
@@ -57,9 +69,10 @@ _linear = Exercise(
               "`out` it returns the gradients with respect to `x`, `weight` and `bias`, as a tuple. Leave the arguments as they are.",
     cases=(
         (tensor([[1.0, -2.0]]), tensor([[3.0, 4.0]]), tensor([[1.0, 2.0], [0.0, 5.0]])),
-        (tensor([[1.0, 2.0], [3.0, -4.0], [0.5, 1.0]]), torch.arange(12.0).view(3, 4), torch.arange(8.0).view(2, 4)),
+        (tensor([[1.0, 2.0], [3.0, -4.0], [0.5, 1.0]]), torch.arange(12.0).view(3, 4) - 5, torch.arange(8.0).view(2, 4) - 3),
+        (torch.arange(15.0).mul(1.7).sin().view(5, 3) * 3, torch.arange(10.0).mul(2.3).sin().view(5, 2) * 2, torch.arange(6.0).mul(1.1).sin().view(3, 2) * 1),
     ),
-    reference=_by_autograd, solution=linear_backward, observe=kept,
+    reference=_by_autograd, solution=linear_backward, observe=_kept_twice,
     explanation="Back to the inputs goes through the weights; a weight gets what came back times what came in; a bias gets what came back, "
                 "added over the rows.",
     notice=lambda answer: "All three are sums of products, and two of them are matrix products.",
@@ -84,6 +97,7 @@ _linear = Exercise(
                  lambda dout, x, weight: (dout @ weight, dout.T @ x / len(x), dout.sum(0)), lambda dout, x, weight: (dout @ weight / len(x), dout.T @ x, dout.sum(0)))),
         Mistake("the weight is updated as well", "The gradients are right, and `weight` has changed: `-=` works in place.", "Leave the update out: only the gradients are asked for.",
                 (_with_an_update,)),
+        Mistake("a gradient left in an argument", "Called once more, it adds to the `.grad` that the first call left behind.", "Leave `x` and `weight` as they are: two products and a sum are enough.", (_by_backward,)),
         Mistake("the bias's gradient is a mean", "The 1/n of a mean loss is already in `dout`.", "Add, do not average: `dout.sum(0)`.",
                 (lambda dout, x, weight: (dout @ weight, dout.T @ x, dout.mean(0)),)),
         Mistake("the bias's gradient is not summed over the rows alone", "It should have one number for each neuron.",
@@ -104,7 +118,9 @@ def relu_backward(dh, h):
 _relu = Exercise(
     id="06.3", title="a mask from the wrong tensor", kind="repair",
     statement="`relu_backward(dh, h)` should give the gradient before ReLU, from the gradient `dh` behind it and the result `h` of ReLU. Repair it.",
-    cases=((tensor([[-1.0, 2.0]]), tensor([[3.0, 0.0]])), (tensor([[-1.0, 2.0, 7.0], [4.0, -5.0, 6.0]]), tensor([[3.0, 0.0, 0.25], [0.0, 0.0, 1.0]]))),
+    cases=((tensor([[-1.0, 2.0]]), tensor([[3.0, 0.0]])), (tensor([[-1.0, 2.0, 7.0], [4.0, -5.0, 6.0]]), tensor([[3.0, 0.0, 0.25], [0.0, 0.0, 1.0]])),
+           (tensor([[2.0, -1.0], [3.25, -4.5]]), tensor([[0.0, 0.0], [1.0, 2.0]])),
+           (torch.arange(12.0).mul(1.7).sin().view(4, 3) * 3, (torch.arange(12.0).mul(2.3).sin().view(4, 3) * 2).relu())),
     reference=lambda dh, h: torch.where(h > 0, dh, 0.0), solution=relu_backward, given=_mask_from_behind,
     explanation="ReLU lets a change through where its result is above 0, whatever the sign of what comes back.",
     notice=lambda answer: "A negative gradient passes where h is above 0.",
@@ -157,17 +173,11 @@ def _left_in_grad(logits, target):
     return logits.grad
 
 
-def _kept_twice(answer, logits, target):
-    """`kept`, and what comes of the same call once more, where a gradient that was left behind would be added."""
-    first = settled(kept(answer, logits, target))
-    return None if first is None else first | {"the same call once more": answer(logits, target)}
-
-
 _loss = Exercise(
     id="06.4", title="backwards through the loss", kind="write",
     statement="Write `loss_backward(logits, target)`: the gradient of `cross_entropy(logits, target)`, the mean over the rows, with respect to "
               "`logits`. Leave `logits` as it is.",
-    cases=((tensor([[0.0, 0.0]]), tensor([1])), (tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), tensor([0, 2])),
+    cases=((tensor([[0.0, 0.0]]), tensor([1])), (tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), tensor([0, 2])), (tensor([[1.0, 2.0, 0.5]]), tensor([0])), (torch.arange(20.0).mul(1.7).sin().view(5, 4) * 3, tensor([3, 0, 2, 1, 1])),
            (tensor([[1000.0, 0.0, 999.0], [0.0, 0.0, 0.0], [1.0, 3.0, 2.0]]), tensor([2, 0, 1]))),
     reference=_grad_of_loss, solution=loss_backward, observe=_kept_twice,
     explanation="The gradient of one row is its softmax, less 1 at the right class. The mean divides by the number of rows.",
@@ -187,6 +197,8 @@ _loss = Exercise(
         Mistake("1 is taken off in whole columns", "Each row has one right class, and it is not that of the other rows.", "Take 1 off at `d[range(len(target)), target]`.", (_in_whole_columns,)),
         Mistake("the one-hot part is not divided by n", "The mean is over softmax minus one-hot, and not over softmax alone.", "Take 1 off first, and divide after that.",
                 (lambda logits, target: softmax(logits) / len(target) - _one_hot(logits, target),)),
+        Mistake("one_hot sized by the targets it saw", "A batch without the last class gets rows that are too short, and they broadcast.",
+                "Give the number of classes: `one_hot(target, logits.shape[1])`.", (lambda logits, target: (softmax(logits) - torch.nn.functional.one_hot(target)) / len(target),)),
         Mistake("the class number is subtracted", "A class is a place in its row, and 1 is taken off there.", "Take 1 off at `d[range(len(target)), target]`.",
                 (lambda logits, target: (softmax(logits) - target[:, None]) / len(target),)),
         Mistake("the loss itself", "The gradient has a number for each logit.", "It is `softmax - one_hot`, divided by `len(target)`.", (cross_entropy,)),

@@ -77,7 +77,8 @@ EXERCISES.append(Exercise(
     cases=(
         (tensor([1.0]), tensor([2.0]), tensor([0.0]), 0.1, 0.9),
         (tensor([1.0]), tensor([2.0]), tensor([4.0]), 0.1, 0.5),
-        (tensor([1.0, -2.0]), tensor([3.0, 0.5]), tensor([-1.0, 1.0]), 0.01, 0.9),
+        (tensor([1.3, -2.4]), tensor([3.0, 0.5]), tensor([-5.0, 1.0]), 0.01, 0.9),
+        (tensor([2.6, -1.3, 0.4, -3.7]), tensor([-0.3, 4.5, -2.2, 0.7]), tensor([0.5, -1.25, 2.75, -0.1]), 0.2, 0.7),
     ),
     reference=partial(_nesterov, SGD), solution=nesterov_step, observe=kept,
     explanation="First the running sum takes in the gradient. The move is then the gradient and `mu` times the new sum.",
@@ -251,6 +252,7 @@ EXERCISES.append(Exercise(
         ({"layers": [_parameter(float(i)) for i in range(20)]},),  # so many that a set mixes them
         ({"first": {"weight": _parameter(1.0), "bias": _parameter(2.0)}, "second": {"weight": _parameter(3.0)}},),
         ({"head": nn.Linear(1, 1), "scale": _parameter(4.0)},),
+        ({"deep": [[[_parameter(1.0)], {"b": [{"c": _parameter(2.0)}]}]]},),
         ({"first": _TIED, "layers": [{"weight": _parameter(3.0)}, [{"weight": _TIED, "name": "last"}, _parameter(5.0)]]},),
         ({"name": "empty", "layers": []},),
     ),
@@ -268,7 +270,7 @@ EXERCISES.append(Exercise(
                 "For a dictionary, call `find_parameters` again, and add what it finds.", (lambda found: _once(_walk(found.values(), kinds=list)), _lists_laid_open)),
         Mistake("the search ends inside", "What stands after a dictionary or a list is not reached: `return` ends the loop.",
                 "Add what lies inside to the list, and return the list after the loop.", (_to_the_first_inside, partial(_to_the_first_inside, before=True))),
-        Mistake("the search ends one level down", "A list may hold lists and dictionaries.",
+        Mistake("what a list holds is not searched", "A list may hold lists and dictionaries.",
                 "Let the function call itself, so that it goes down as far as there is something.", (_one_level,)),
         Mistake("a tensor is taken for a parameter", "Look at `mean`, which is a tensor and nothing to be learned.",
                 "Ask for `isinstance(value, nn.Parameter)`.", (lambda found: _once(_walk(found, is_one=torch.Tensor)),)),

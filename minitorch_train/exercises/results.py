@@ -138,19 +138,30 @@ _RELATIONS = (  # a name, a hint, and whether it holds between a wrong result an
     ("the last one is missing", "All that came is right, and something is missing after it.", _of_numbers(lambda a, b: b.dim() > 0 and _close(a, b[:-1]))),
     ("more than is wanted", "What is wanted came, and something besides.",
      _of_numbers(lambda a, b: a.dim() == b.dim() > 0 and len(a) > len(b) and (_close(a[: len(b)], b) or _close(a[-len(b):], b)))),
-    ("a part of it is infinite or undefined", "Did some number on the way become too large, or so small that it was 0?", _of_numbers(_undefined)),
+    ("infinite or undefined numbers", "Did some number on the way become too large, or so small that it was 0? Or was a mean taken of nothing?", _of_numbers(_undefined)),
     ("not added up, or not averaged", "What came adds up to what is wanted, or has it for its mean.", _of_numbers(lambda a, b: a.numel() > b.numel() and _reduced(b, a))),
     ("added up or averaged too far", "One number stands where several are wanted: their sum, or their mean.", _of_numbers(lambda a, b: a.numel() < b.numel() and _reduced(a, b))),
     ("a log is missing", "The log of what came is what is wanted.", _of_numbers(lambda a, b: _close(a, b.exp()))),
     ("a log too many", "What came is the log of what is wanted.", _of_numbers(lambda a, b: not _close(a, b) and _close(a.exp(), b))),
     ("1 minus what is wanted", "Take what came off 1, and it is right.", _of_numbers(lambda a, b: _close(a, 1 - b))),
     ("the signs are lost", "Every number came without its sign.", _of_numbers(lambda a, b: not _close(a, b) and _close(a, b.abs()))),
-    ("what is below 0 is cut off", "Where a number below 0 is wanted, 0 came.", _of_numbers(lambda a, b: not _close(a, b) and _close(a, b.clamp(min=0)))),
+    ("what is below 0 is cut off", "Where a number below 0 is wanted, 0 came.", _of_numbers(lambda a, b: not _close(a, b) and _close(a, b.clamp(min=0)) and bool((b > 0).any()))),
     ("whole numbers in the place of fractions", "Whole numbers came, and fractions are wanted.",
-     _of_numbers(lambda a, b: not _close(a, b) and any(_close(a, whole(b)) for whole in (torch.round, torch.floor, torch.ceil)))),
+     _of_numbers(lambda a, b: not _close(a, b) and any(_close(a, whole(b)) for whole in (torch.round, torch.floor, torch.ceil, torch.trunc)))),
 )
 
 # %% ../../nbs/exercises/results.ipynb #9f5ce93f
+_ONLY_0, _SAME_SHAPE = "nothing but 0", _of_numbers(lambda a, b: a.shape == b.shape)
+_LOGS = ("a log is missing", "a log too many", "1 minus what is wanted")  # which say nothing where there are only 0 and 1, as log 1 is 0
+_AGAINST = {**dict.fromkeys(_LOGS, lambda x: True), "whole numbers in the place of fractions": lambda x: bool((x != x.round()).any()),
+            **dict.fromkeys(("the signs are lost", "what is below 0 is cut off"), lambda x: bool((x < 0).any()))}  # what in a right result speaks against a name
+
+
+def _beyond_0_and_1(x: object) -> bool:
+    """Is there a number other than 0 and 1?"""
+    return bool(((numbers(x) != 0) & (numbers(x) != 1)).any())
+
+
 def _differing(a: object, b: object, holds: Callable) -> Iterator[tuple | None]:
     """The pairs of parts in which two results differ, as far down as `holds` needs; None where there is no such pair."""
     if agree(a, b):
@@ -172,17 +183,36 @@ def _several(b: Tensor) -> bool:
     return len(b[b != 0].unique()) > 1
 
 
-def _factor(came: list, wanted: list) -> tuple[str, str] | None:
+def _partly_right(a: object, b: object, holds: Callable) -> bool:
+    """Is a part of a wrong result right, beside the parts that `_differing` yields?"""
+    if holds(a, b):
+        return False
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return any(isinstance(b[key], Tensor) if agree(a[key], b[key]) else _partly_right(a[key], b[key], holds) for key in b)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
+        return any(agree(*pair) or _partly_right(*pair, holds) for pair in zip(a, b))
+    return False
+
+
+def _of_the_rest(hint: str, came: list, wanted: list, holds: Callable) -> str:
+    """A hint that is about the wrong parts alone, where others are right."""
+    partly = any(_partly_right(*pair, holds) for pair in zip(came, wanted))
+    return f"A part is right. In the rest, {hint[0].lower()}{hint[1:]}" if partly else hint
+
+
+def _factor(came: list, wanted: list, right: list) -> tuple[str, str] | None:
     """A number that everything is off by, as a factor or as a sum, when there is one."""
-    pairs = [pair for both in zip(came, wanted) for pair in _differing(*both, _of_numbers(lambda a, b: a.shape == b.shape))]
+    pairs = [pair for both in zip(came, wanted) for pair in _differing(*both, _SAME_SHAPE)]
     if not pairs or None in pairs:
         return None
     a, b = (torch.cat([numbers(part).double().flatten() for part in side]) for side in zip(*pairs))
     if len(b.unique()) < 2 or not a.isfinite().all():  # one number is always some number times another
         return None
     k, c = (a / b)[b.abs().argmax()].item(), (a - b).mean().item()
+    if len(a) < 4 and a.any() and any(x.any() for x in right):
+        return None  # two or three numbers may have the same factor by chance, and a right one has another
     if not a.any():
-        return "nothing but 0", "Each number is 0."
+        return _ONLY_0, "Each number is 0."
     if _several(b) and _close(a, k * b):
         return "a factor too many or too few", f"Each number is {k:.4g} times what is wanted."
     if _close(a, b + c):
@@ -236,27 +266,45 @@ def of_error(outcomes: list[Raised]) -> tuple[str, str] | None:
     return kinds[0] if kinds and kinds.count(kinds[0]) == len(kinds) else None
 
 
-def relation(came: list, wanted: list, cases: list[tuple]) -> tuple[str, str] | None:
-    """A name and a hint that are true of wrong results: of each of `came`, beside what was wanted and the arguments."""
+def _kind(came: list, wanted: list) -> str | None:
+    """What is wanted in the place of results of other kinds."""
+    if any(isinstance(y, list) and numbers(y) is None for y in wanted):  # of things that are no numbers
+        return "a list is" if all(isinstance(y, list) for y in wanted) else None
+    if any(numbers(y) is not None for y in wanted) and all(numbers(x) is None for x in came):
+        return "True or False is" if all(isinstance(y, bool) for y in wanted) else "numbers are"
+    return None
+
+
+def relation(came: list, wanted: list, cases: list[tuple], right: list = ()) -> tuple[str, str] | None:
+    """A name and a hint that are true of wrong results: of each of `came`, beside what was wanted and the arguments.
+
+    What an answer gave for other cases, where it is `right`, should not speak against them.
+    """
     if any(isinstance(x, Raised) for x in (*came, *wanted)):
         return of_error(came) if all(isinstance(x, Raised) for x in came) else None
     if fact := _fact(came, wanted):
         return fact
     if all(map(_arguments_changed, came, wanted)):
         return "an argument is changed in place", "The result is right, and an argument holds other numbers afterwards: `+=`, `/=` and `mul_` change it itself."
-    for name, hint, holds in _RELATIONS:
-        if None not in [pair for both in zip(came, wanted) for pair in _differing(*both, holds)]:
-            return name, hint
-    if factor := _factor(came, wanted):
-        return factor
-    if cases[0] and any(all(len(case) > i and type(x) is type(settled(case[i])) and agree(x, settled(case[i])) for x, case in zip(came, cases)) for i in range(len(cases[0]))):
-        return "an argument comes back as it was", "Nothing has been done to it."
-    if len(came) > 1 and not isinstance(came[0], dict) and all(agree(x, came[0]) for x in came) and not all(agree(y, wanted[0]) for y in wanted):
-        return "the same for every input", "What came does not depend on what is wanted."
     if all(x is None for x in came):
         return "nothing comes back", "For such an input the function gives None. Is there a `return` on each way through it?"
+    right_numbers = [x for x in map(numbers, right) if x is not None and x.numel()]
+    factor = _factor(came, wanted, right_numbers)
+    if factor and factor[0] == _ONLY_0 and not any(x.any() for x in right_numbers):  # which is also what is left when all signs, or all fractions, are cut off
+        return _ONLY_0, _of_the_rest(factor[1], came, wanted, _SAME_SHAPE)
+    for name, hint, holds in _RELATIONS:
+        pairs = [pair for both in zip(came, wanted) for pair in _differing(*both, holds)]
+        if None not in pairs and (name not in _LOGS or any(_beyond_0_and_1(x) for pair in pairs for x in pair)) and not any(map(_AGAINST.get(name, lambda x: False), right_numbers)):
+            return name, _of_the_rest(hint, came, wanted, holds)
+    if factor and factor[0] != _ONLY_0:
+        return factor[0], _of_the_rest(factor[1], came, wanted, _SAME_SHAPE)
+    if cases[0] and any(all(len(case) > i and type(x) is type(settled(case[i])) and agree(x, settled(case[i])) for x, case in zip(came, cases)) for i in range(len(cases[0]))):
+        return "an argument comes back as it was", "What came for the input above is one of its arguments."
+    if len(came) > 1 and not isinstance(came[0], dict) and isinstance(came[0], bool) <= isinstance(wanted[0], bool) and all(agree(x, came[0]) for x in (*came, *right)) and not all(agree(y, wanted[0]) for y in wanted):
+        return "the same for every input", "What came does not depend on what is wanted."
     if all(isinstance(x, FunctionType) for x in came):
         return "a function comes back", "The result itself is wanted, not a function that makes it."
-    if any(numbers(y) is not None for y in wanted) and all(numbers(x) is None and not isinstance(x, (list, tuple)) for x in came):
-        return "another kind of result", f"A {type(came[0]).__name__} came, where {'True or False is' if all(isinstance(y, bool) for y in wanted) else 'numbers are'} wanted."
+    if all(not isinstance(x, (list, tuple)) and (numbers(x) is None or numbers(x).dim() == 0) for x in came) and (kind := _kind(came, wanted)):
+        name = type(came[0]).__name__
+        return "another kind of result", f"{'An' if name[0].lower() in 'aeiou' else 'A'} {name} came, where {kind} wanted."
     return None
