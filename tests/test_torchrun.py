@@ -17,7 +17,7 @@ from minitorch_train import cli
 from minitorch_train.checkpoints import load_checkpoint
 
 SMALL = ("--epochs", "2", "--bs", "500", "--hidden", "10")
-LONGER = ("--epochs", "5", "--resume")
+LONGER = ("--epochs", "4", "--resume")
 
 # torchrun as it is, but for its store, which listens to the whole network whatever it is told: this one listens to this machine alone.
 TORCHRUN = """
