@@ -9,7 +9,8 @@ __all__ = ['evaluate', 'History', 'fit']
 import json
 import math
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from .checkpoints import Run
-from .distributed import mean_gradients, mean_over_ranks
+from .distributed import mean_gradients
 from .states import ranks, sum_over_ranks, write_whole
 from .training import accuracy
 from .watching import NONE_COUNTS, TRY_LOWER, Watch, all_finite, check_optimizer, counted
@@ -103,26 +104,56 @@ class History:
         write_whole(Path(path), text.encode())
 
 # %% ../nbs/10_fit.ipynb #28be49ab
+def _till_the_last(batches: Iterable) -> Iterator:
+    """The batches of this process, then `None` for as long as another process has any."""
+    for batch in chain(batches, repeat(None)):
+        if not sum_over_ranks(batch is not None)[0]:
+            return
+        yield batch
+
+
+def _learn(run: Run, loss_func: Callable, batch: tuple, count: Callable | None, watch: Watch) -> tuple[float, float]:
+    """Compute the gradient of a batch; return its mean loss and the number that this divides by."""
+    out, loss = forward(run.model, loss_func, batch, run)
+    value = loss.item()
+    watch.check_loss(value, batch[0], out)
+    n = counted(batch, out, count, run)
+    run.opt.zero_grad()
+    loss.backward()
+    return value, n
+
+
+def _learn_together(run: Run, loss_func: Callable, batch: tuple | None, count: Callable | None,
+                    watch: Watch) -> tuple[float, float]:
+    """The same where each process has a share, perhaps none: sums over all of them, and one division."""
+    run.opt.zero_grad()
+    value, n = 0.0, 0.0
+    if batch is not None:
+        out, loss = forward(run.model, loss_func, batch, run)
+        n = counted(batch, out, count, run)
+        if n:  # else the loss is 0 divided by 0
+            value = loss.item()
+            watch.check_loss(value, batch[0], out)
+            (loss * n).backward()
+    value, total = sum_over_ranks(value * n, n)
+    if not total:
+        raise FloatingPointError(f"the loss is nan at {run}, in every process: {NONE_COUNTS}")
+    mean_gradients((p for group in run.opt.param_groups for p in group["params"]), n)
+    return value / total, total
+
+
 def _train_epoch(run: Run, loss_func: Callable, scheduler: LRScheduler | None, count: Callable | None,
                  watch: Watch) -> None:
     """The rest of an epoch: for each batch a loss, a gradient, a step."""
-    model, opt, losses, several = run.model, run.opt, run.history.losses, ranks()[1] > 1
-    for batch in run.batches():
-        out, loss = forward(model, loss_func, batch, run)
-        value = loss.item()
-        watch.check_loss(value, batch[0], out)
-        n = counted(batch, out, count, run)
-        opt.zero_grad()
-        if several:  # sums over all processes, and one division
-            (loss * n).backward()
-            [value] = mean_over_ranks([value], n)
-            n = mean_gradients((p for group in opt.param_groups for p in group["params"]), n)
-        else:
-            loss.backward()
-        opt.step()
+    batches, learn = run.batches(), _learn
+    if ranks()[1] > 1:
+        batches, learn = _till_the_last(batches), _learn_together
+    for batch in batches:
+        value, n = learn(run, loss_func, batch, count, watch)
+        run.opt.step()
         if scheduler is not None:
             scheduler.step()
-        losses.append(value)
+        run.history.losses.append(value)
         run.batch, run.rows, run.loss_sum = run.batch + 1, run.rows + n, run.loss_sum + n * value
         watch.look()
     if not run.rows:

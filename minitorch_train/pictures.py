@@ -88,21 +88,18 @@ def _without_lines(mask: np.ndarray) -> np.ndarray:
             rows = (y + (slope * (x - x.max() / 2)).round().astype(int)).clip(0, len(y) - 1)
             found = near[rows, x].mean(1) > 0.9
             line[rows[found], x[found]] = True
-        thick = ndimage.binary_opening(across, np.ones((9, 1)))
-        rest &= thick | ~ndimage.binary_dilation(line, np.ones((9, 1)))
+        rest &= ndimage.binary_opening(across, np.ones((9, 1))) | ~ndimage.binary_dilation(line, np.ones((9, 1)))
     return kept
 
 
 def _parts(ink: np.ndarray, top: float) -> np.ndarray:
     """A mask of the strokes, without what touches the rim, and without frames."""
     labels, count = ndimage.label(_without_lines(ink > 0.35 * top), _SQUARE)
-    ids = np.arange(1, count + 1)
     boxes = np.array([(y.start, x.start, -y.stop, -x.stop) for y, x in ndimage.find_objects(labels)]).reshape(-1, 4)
-    length, mass = (-boxes[:, 2:] - boxes[:, :2]).max(1), np.bincount(labels.flat, minlength=count + 1)[1:]
-    strong = np.array(ndimage.maximum(ink, labels, ids)).reshape(-1) > 0.6 * top
-    shape = np.array(ink.shape)
-    whole = strong & (boxes >= [2, 2, *(2 - shape)]).all(1)
-    whole &= (boxes[:, :2] < 0.9 * shape).all(1) & (-boxes[:, 2:] > 0.1 * shape).all(1)
+    low, high, shape = boxes[:, :2], -boxes[:, 2:], np.array(ink.shape)
+    length, mass = (high - low).max(1), np.bincount(labels.flat, minlength=count + 1)[1:]
+    strong = ndimage.maximum(ink, labels, np.arange(1, count + 1)) > 0.6 * top
+    whole = strong & ((low >= 2) & (high <= shape - 2) & (low < 0.9 * shape) & (high > 0.1 * shape)).all(1)
     for i in np.flatnonzero(whole):
         whole[i] = not (strong & (boxes > boxes[i]).all(1) & (length > 0.3 * length[i])).any()
     if mass[whole].sum() < 0.03 * mass[strong].sum():

@@ -16,6 +16,27 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores; tw
     torch.set_num_threads(1)
 
 
+RUNS = "test_runs_and_shows_what_is_stored"  # a notebook, from its first cell to its last
+
+
+def pytest_collection_modifyitems(items):
+    """The notebooks come last: each is short, so that several processes end together."""
+    items.sort(key=lambda item: RUNS in item.nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """The tests of a file stay in one process, as they share what they set up; but a notebook is run by the first that is free."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if RUNS in nodeid else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False  # it would begin with what has most tests
+    return Scheduling(config, log)
+
+
 @pytest.fixture(params=["cpu", *["cuda"] * torch.cuda.is_available()], scope="module")
 def device(request):
     """Each device that the values are compared on: what a test makes is made there. (MPS has no float64 to compare with.)"""

@@ -4,8 +4,7 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import torch.distributed as dist
 from torch import nn, tensor
 from torch.utils.data.distributed import DistributedSampler
 
-from minitorch_train import SGD, Adam, Model, accumulate, cross_entropy, evaluate, load_checkpoint, mean_gradients, mean_over_ranks, own_rows, save_checkpoint
+from minitorch_train import SGD, Adam, History, Model, accumulate, cross_entropy, evaluate, fit, load_checkpoint, mean_gradients, mean_over_ranks, own_rows, save_checkpoint
 
 LESSON = Path(__file__).resolve().parents[1] / "nbs/14_scaling_out.ipynb"
 LIMIT = 55  # seconds that two processes may take
@@ -238,11 +237,11 @@ def two(tmp_path_factory):
 
 
 def steps(make_opt, rows, size, group):
-    """Ten epochs of batches of 16, of which the last is shorter: over the ranks in pieces of `size`, or whole in one process."""
+    """Three epochs of batches of 16, of which the last is shorter: over the ranks in pieces of `size`, or whole in one process."""
     model = small()
     opt, losses = make_opt(model.parameters()), []
     x, y = batch(rows)
-    for _ in range(10):
+    for _ in range(3):
         for xb, yb in zip(x.split(16), y.split(16)):
             opt.zero_grad()
             if group:
@@ -266,15 +265,40 @@ def adam(params):
     return Adam(params, lr=0.01)
 
 
-OURS = (batch, known, small, steps, sgd, adam)
+def shares(kind, rank, world):
+    """Batches of which a rank gets its rows: in the second all of rank 1's are ignored, or it has no third one, or nothing counts at all."""
+    x, y = batch(48)
+    y = y.clamp(min=0)
+    if kind == "ignored":
+        y[17:32:2] = -100
+    if kind == "nothing":
+        y[16:32] = -100
+    batches = [(xb[rank::world], yb[rank::world]) for xb, yb in zip(x.split(16), y.split(16))]
+    if kind == "shorter":  # one process has all that there is: rank 0's rows
+        batches[2:] = [] if rank else [(x[32::2], y[32::2])]
+    return batches
+
+
+def fits(kind, rank, world):
+    """Two epochs of `fit` on these batches: weights, losses and figures, or the error."""
+    model, history = small(), History()
+    try:
+        fit(2, model, cross_entropy, sgd(model.parameters()), shares(kind, rank, world), shares("whole", rank, world), count=known,
+            history=history, verbose=False)
+    except FloatingPointError as error:
+        return {"error": str(error)}
+    return {"model": model.state_dict(), "losses": torch.tensor(history.losses), "epochs": history.epochs}
+
+
+OURS = (batch, known, small, steps, sgd, adam, shares, fits)
 
 
 def imports():
     """What the lesson's scripts do not import."""
-    global psutil, accumulate, mean_gradients, mean_over_ranks, own_rows, Adam
+    global psutil, accumulate, mean_gradients, mean_over_ranks, own_rows, Adam, History
     import psutil
 
-    from minitorch_train import Adam, accumulate, mean_gradients, mean_over_ranks, own_rows
+    from minitorch_train import Adam, History, accumulate, mean_gradients, mean_over_ranks, own_rows
 
 
 def everything():
@@ -297,6 +321,7 @@ def everything():
             found[f"no {name}"] = str(error)
     family = [psutil.Process(), psutil.Process().parent()]
     found["listening"] = [c.laddr.ip for one in family for c in one.net_connections("tcp") if c.status == "LISTEN"]
+    found.update((kind, fits(kind, rank, world)) for kind in ("ignored", "shorter", "nothing"))  # noqa: F821
     save_checkpoint(found, f"everything_{rank}")  # noqa: F821
 
 
@@ -304,9 +329,50 @@ def math_nan():
     return float("nan")
 
 
+def dying():
+    """Four epochs, of which the third kills rank 1 in its first attempt; then the same undisturbed."""
+    imports()
+    x, y = batch(50)
+    for path, die in (("killed", attempt == 0 and rank == 1), ("undisturbed", False)):  # noqa: F821
+        model = small()
+        opt, done = sgd(model.parameters()), 0
+        sampler = DistributedSampler(x, world, rank)  # noqa: F821
+        if os.path.exists(path):
+            state = load_checkpoint(path)
+            model.load_state_dict(state["model"])
+            opt.load_state_dict(state["opt"])
+            done = state["done"]
+        for epoch in range(done, 4):
+            sampler.set_epoch(epoch)
+            for number, rows in enumerate(torch.tensor(list(sampler)).split(8)):
+                if die and (epoch, number) == (2, 1):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                opt.zero_grad()
+                _, n = accumulate(model, cross_entropy, [(x[rows], y[rows])], known)
+                mean_gradients(model.parameters(), n)
+                opt.step()
+            if rank == 0:  # noqa: F821
+                save_checkpoint({"done": epoch + 1, "began": done, "model": model.state_dict(), "opt": opt.state_dict()}, path)
+            dist.barrier()
+
+
+def everything_then_dying():
+    """Both in one start of two processes."""
+    everything()
+    dying()
+
+
 @pytest.fixture(scope="module")
-def found(two):
-    two(everything, uses=(*OURS, imports, math_nan))
+def died(two):
+    """What is said when all has been looked at and a rank has died."""
+    with pytest.raises(RuntimeError) as error:
+        two(everything_then_dying, uses=(*OURS, imports, math_nan, everything, dying))
+    return str(error.value)
+
+
+@pytest.fixture(scope="module")
+def found(two, died):
+    assert (two.folder / "killed").exists(), died
     return [load_checkpoint(two.folder / f"everything_{rank}") for rank in range(2)]
 
 
@@ -343,37 +409,25 @@ def test_nobody_listens_to_other_machines(found):
         assert one["listening"] and set(one["listening"]) == {"127.0.0.1"}
 
 
-def dying():
-    """Four epochs, of which the third kills rank 1 in its first attempt; then the same undisturbed."""
-    imports()
-    x, y = batch(50)
-    for path, die in (("killed", attempt == 0 and rank == 1), ("undisturbed", False)):  # noqa: F821
-        model = small()
-        opt, done = sgd(model.parameters()), 0
-        sampler = DistributedSampler(x, world, rank)  # noqa: F821
-        if os.path.exists(path):
-            state = load_checkpoint(path)
-            model.load_state_dict(state["model"])
-            opt.load_state_dict(state["opt"])
-            done = state["done"]
-        for epoch in range(done, 4):
-            sampler.set_epoch(epoch)
-            for number, rows in enumerate(torch.tensor(list(sampler)).split(8)):
-                if die and (epoch, number) == (2, 1):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                opt.zero_grad()
-                _, n = accumulate(model, cross_entropy, [(x[rows], y[rows])], known)
-                mean_gradients(model.parameters(), n)
-                opt.step()
-            if rank == 0:  # noqa: F821
-                save_checkpoint({"done": epoch + 1, "began": done, "model": model.state_dict(), "opt": opt.state_dict()}, path)
-            dist.barrier()
+@pytest.mark.parametrize("kind", ["ignored", "shorter"])
+def test_a_share_in_which_nothing_counts_adds_nothing(found, kind):
+    alone, ranks = fits(kind, 0, 1), [one[kind] for one in found]
+    assert ranks[0]["epochs"] == ranks[1]["epochs"] and len(ranks[0]["epochs"]) == 2
+    for name, weights in alone["model"].items():
+        assert torch.equal(ranks[0]["model"][name], ranks[1]["model"][name])
+        torch.testing.assert_close(ranks[0]["model"][name], weights, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ranks[0]["losses"], alone["losses"], rtol=1e-3, atol=1e-4)
+    for ours, one in zip(ranks[0]["epochs"], alone["epochs"], strict=True):
+        assert ours == pytest.approx(one, rel=1e-3, abs=1e-4)
 
 
-def test_a_rank_that_dies_ends_all_and_a_second_attempt_ends_with_the_same_bits(two):
-    with pytest.raises(RuntimeError) as error:
-        two(dying, uses=(*OURS, imports))
-    report = str(error.value).partition("Failures:")[2]  # both may be seen in one look: which is named as the cause is chance then
+def test_where_nothing_counts_in_any_share_fit_says_what_it_says_to_one_process(found):
+    for error in (fits("nothing", 0, 1)["error"], *(one["nothing"]["error"] for one in found)):
+        assert error.startswith("the loss is nan at epoch 1, batch 2, ") and "does any target of the batch count?" in error
+
+
+def test_a_rank_that_dies_ends_all_and_a_second_attempt_ends_with_the_same_bits(two, died):
+    report = died.partition("Failures:")[2]  # both may be seen in one look: which is named as the cause is chance then
     assert re.search(r"rank      : 1 .*\n +exitcode  : -9 ", report)
     assert load_checkpoint(two.folder / "killed")["done"] == 2 and not (two.folder / "undisturbed").exists()
     (two.folder / "killed").unlink()
@@ -384,15 +438,6 @@ def test_a_rank_that_dies_ends_all_and_a_second_attempt_ends_with_the_same_bits(
         assert torch.equal(killed["model"][name].view(torch.uint8), weights.view(torch.uint8))
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-sys.path[:0] = [{tests!r}]
-import test_distributed as t
-t.lesson(Path({folder!r}))["launch"](t.waits)
-"""
-
-
 def waits():
     """Say so, and wait for longer than anybody does."""
     import time
@@ -401,18 +446,30 @@ def waits():
 
 
 def test_an_interrupted_cell_leaves_no_process(tmp_path):
-    folder, program = tmp_path, PROGRAM.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        until = time.monotonic() + LIMIT
-        try:
-            while not all((folder / f"waits_{rank}").exists() for rank in range(2)):
-                assert time.monotonic() < until and process.poll() is None
-                time.sleep(0.1)
-            assert len(left(folder)) >= 3, "torchrun and two ranks"
-            process.send_signal(signal.SIGINT)
-            errors = process.communicate(timeout=LIMIT)[1]
-        finally:
-            for one in [*left(folder), process]:
-                one.kill()
-    assert "KeyboardInterrupt" in errors
-    assert left(folder) == []
+    over, there = threading.Event(), []
+
+    def interrupt():
+        """Ctrl-C, as soon as both ranks wait."""
+        while not over.wait(0.1):
+            if all((tmp_path / f"waits_{rank}").exists() for rank in range(2)):
+                there.extend(left(tmp_path))
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(LIMIT)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            lesson(tmp_path)["launch"](waits)
+    finally:
+        over.set()
+        thread.join()
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        alive = psutil.wait_procs(left(tmp_path), timeout=10)[1]  # they were told to end
+        for one in alive:
+            one.kill()
+    assert len(there) >= 3, "torchrun and two ranks"
+    assert alive == []

@@ -6,15 +6,24 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import cache
 
 import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+import minitorch_train
 from minitorch_train import checkpoints, cli, fitting
 
 SMALL = ["--epochs", "2", "--bs", "500", "--hidden", "10"]
+DIGITS = cache(minitorch_train.get_data)
+
+
+@pytest.fixture(autouse=True)
+def digits_are_read_once(monkeypatch):
+    """To unpack them takes longer than most runs here."""
+    monkeypatch.setattr(minitorch_train, "get_data", DIGITS)
 
 
 def run(*arguments):
@@ -62,9 +71,8 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(trained, tmp_path, si
     assert stopped[0] == 1 and child.returncode == (130 if signal_sent == signal.SIGINT else -9), said
     if signal_sent == signal.SIGINT:
         assert f"--checkpoint {tmp_path} --resume goes on" in said[1] and "Traceback" not in said[1]
-    with start("train", "--checkpoint", tmp_path, "--resume") as child:  # the settings are kept
-        out = child.communicate(timeout=60)[0]
-    assert child.returncode == 0 and out.splitlines()[-1] == trained[1].stdout.splitlines()[-1]
+    resumed = run("train", "--checkpoint", tmp_path, "--resume")  # the settings are kept
+    assert resumed.exit_code == 0 and resumed.stdout.splitlines()[-1] == trained[1].stdout.splitlines()[-1]
     a, b = (checkpoints.load_checkpoint(path / "run.safetensors") for path in (tmp_path, trained[0] / "run"))
     assert all(torch.equal(a["model"][name], b["model"][name]) for name in b["model"]) and torch.equal(a["losses"], b["losses"])
 
