@@ -1428,7 +1428,7 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("12.3", in_bins(lambda c, bins: (c * bins).long() % bins), None),  # not: a bin of its own for 1
     ("12.3", in_bins(lambda c, bins: ((bins + 1) * c).long().clamp(max=bins - 1)), None),  # not: rounded in place of cut off
     ("12.4", lambda networks: networks[0][1], "the first or the last one"),
-    ("12.5", lambda *case: pixels_by(lambda s: s - s.mean(1, keepdim=True), *case), "a part of it is infinite or undefined"),  # not: the scores as they are
+    ("12.5", lambda *case: pixels_by(lambda s: s - s.mean(1, keepdim=True), *case), "infinite or undefined numbers"),  # not: the scores as they are
     ("14.3", largest_piece, None),  # not: each piece overwrites the one before
     ("13.1", 25.6, "half as much"),  # not: two bytes for each, which may as well be half of the rows
     ("13.2", lambda m1, s1, m2, s2: (torch.maximum(m1, m2), torch.maximum(s1, s2)), "only one of the sums is kept"),  # not: only one piece
@@ -1594,7 +1594,7 @@ def test_the_name_is_true_of_the_answer(id, answer, name):
 
 def test_a_factor_that_changes_is_shown_with_two_that_differ():
     verdict = judge(ALL["13.3"], lambda logits, target, weight: ALL["13.3"].solution(logits, target, weight) * len(target))
-    assert verdict.mistake.hint == "In one result each number is 2 times what is wanted, in another 3 times."
+    assert verdict.mistake.hint == "In one result each number is 2 times what is wanted, in another 6 times."
 
 
 def test_the_names_of_a_learners_files_make_no_difference():
