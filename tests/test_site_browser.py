@@ -203,7 +203,7 @@ def test_one_step_on_a_drawing_is_one_of_training_by_hand(page, served, came_wit
 def test_a_one_is_drawn_with_the_keys(page, served):
     page.goto(f"{served}/drawing.html")
     page.focus(".paper")
-    for key in ["ArrowUp"] * 8 + ["Space"] + ["ArrowDown"] * 16:
+    for key in ["ArrowRight", "ArrowLeft"] + ["ArrowUp"] * 8 + ["Space"] + ["ArrowDown"] * 16:
         page.keyboard.press(key)
     page.wait_for_function("document.querySelector('.drawing-board .says').textContent.includes('says 1,')")
 
