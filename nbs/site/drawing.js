@@ -97,7 +97,6 @@ function drawingBoard(place) {
     const [dx, dy] = { ArrowLeft: [-10, 0], ArrowRight: [10, 0], ArrowUp: [0, -10], ArrowDown: [0, 10], " ": [0, 0] }[event.key] ?? [];
     if (dx === undefined) return;
     event.preventDefault();
-    event.stopPropagation();  // the arrows would turn the page
     if (event.key === " ") state.down = !state.down;
     const inside = (value) => Math.min(Math.max(value, 0), side), x = inside(state.x + dx), y = inside(state.y + dy);
     if (state.down) strokeTo(x, y);
