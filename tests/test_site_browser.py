@@ -70,6 +70,21 @@ def test_the_search_finds_a_lesson(page, site, served, way):
     base = served if way == "server" else site.as_uri()
     page.goto(f"{base}/search.html?q=momentum")
     page.wait_for_selector("#search-results li a[href*='07_optimizers']")
+    page.wait_for_load_state("networkidle")
+    assert page.locator("#search-results li p.context").count() == 0 or way == "server"
+    assert not page.wrong
+
+
+def test_on_a_phone_the_contents_open_and_go_away(page, served):
+    page.set_viewport_size({"width": 375, "height": 700})
+    page.goto(f"{served}/lessons/03_log_softmax.html")
+    page.click(".secondary-toggle")
+    page.click("dialog[open] a[href='#any-shape']")
+    page.wait_for_selector("dialog[open]", state="detached")
+    assert page.locator("#any-shape").bounding_box()["y"] < 100
+    page.click(".primary-toggle")
+    page.click("dialog[open] a[href='04_cross_entropy.html']")
+    page.wait_for_url("**/04_cross_entropy.html")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -185,10 +200,21 @@ def test_one_step_on_a_drawing_is_one_of_training_by_hand(page, served, came_wit
     torch.testing.assert_close(logits_shown(page), model(seen).detach(), rtol=1e-4, atol=1e-3)
 
 
+def test_the_arrows_turn_the_page_and_move_what_is_wider(page, served):
+    page.goto(f"{served}/lessons/03_log_softmax.html")
+    page.focus(".formula")
+    page.keyboard.press("ArrowRight")
+    page.focus(".where-softmax-breaks table")
+    page.keyboard.press("ArrowRight")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**/04_cross_entropy.html")  # once for three
+
+
 def test_a_one_is_drawn_with_the_keys(page, served):
     page.goto(f"{served}/drawing.html")
     page.focus(".paper")
-    for key in ["ArrowUp"] * 8 + ["Space"] + ["ArrowDown"] * 16:
+    for key in ["ArrowRight", "ArrowLeft"] + ["ArrowUp"] * 8 + ["Space"] + ["ArrowDown"] * 16:
         page.keyboard.press(key)
     page.wait_for_function("document.querySelector('.drawing-board .says').textContent.includes('says 1,')")
 

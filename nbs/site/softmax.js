@@ -43,7 +43,7 @@ function show(place) {
     const [shift, ...logits] = numbers.map(({ value }) => Number(value));
     const x = logits.map((value) => f(value + shift)), right = truth(x, 0).flat();
     const rows = Object.entries(versions).map(([name, version]) => row(name, version(x, 0), right));
-    table.innerHTML = rows.join("") + row("in 64 bits", truth(x, 0), right);
+    table.innerHTML = rows.join("") + row("the truth, in 64 bits", truth(x, 0), right);
   };
   place.querySelectorAll("label").forEach((label) => {
     const [slider, number] = label.querySelectorAll("input");

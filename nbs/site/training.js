@@ -1,7 +1,7 @@
 // Train it here: the network of lesson 02 on 10,000 digits, in a worker, so that the page stays responsive.
 "use strict";
 
-// What the worker runs: all steps, with a report after the tenth and then about ten times in a second.
+// What the worker runs: all steps, with a report after the tenth, or the first large one, and then about ten times in a second.
 function trainer() {
   const net = network();
   onmessage = ({ data: { images, labels, params, seed, optimizer, lr, bs, epochs } }) => {
@@ -18,7 +18,7 @@ function trainer() {
         losses.push(loss);
         step += 1;
         const done = epoch === epochs - 1 && i + bs >= n;
-        if (done || step === 10 || (step > 10 && performance.now() - reported > 100)) {
+        if (done || step === 10 || ((step > 10 || bs >= 1000) && performance.now() - reported > 100)) {
           postMessage({ step, losses, params, accuracy: net.accuracy(params, valid, answers), done });
           [losses, reported] = [[], performance.now()];
         }
@@ -62,7 +62,7 @@ function curve(canvas, values, total, top, name) {
   pen.fillText(`step ${total}`, right, height - 8);
   const columns = Array.from({ length: right - left }, () => []);
   values.forEach(([step, value]) => columns[Math.min(Math.floor(across(step) - left), right - left - 1)].push(value));
-  Object.assign(pen, { strokeStyle: style.getPropertyValue("--pst-color-primary"), lineWidth: 2 });
+  Object.assign(pen, { strokeStyle: style.getPropertyValue("--pst-color-primary"), lineWidth: 2, lineJoin: "round" });
   pen.beginPath();
   columns.forEach((all, k) => { if (all.length) pen.lineTo(left + k, up(all.reduce((a, b) => a + b) / all.length)); });
   pen.stroke();
@@ -83,7 +83,12 @@ function showWeights(canvas, w1) {
 
 function trainingPanel(place) {
   const find = (selector) => place.querySelector(selector), says = (text) => { find(".says").textContent = text; };
-  let worker = null, run = 0, latest = null;
+  let worker = null, run = 0, latest = null, total = 1570, losses = [], accuracies = [];
+
+  function curves() {
+    curve(find(".loss-curve"), losses, total, 2.5, "loss of the batch (at the top: 2.5 or more)");
+    curve(find(".accuracy-curve"), accuracies, total, 1, "share of 1,000 other digits that are read rightly");
+  }
 
   function stop() {
     run += 1;  // what an earlier run still has to say is not listened to
@@ -96,18 +101,18 @@ function trainingPanel(place) {
   async function train() {
     stop();
     const mine = run, settings = Object.fromEntries([...place.querySelectorAll("[name]")].map(({ name, value }) => [name, name === "optimizer" ? value : Number(value)]));
-    const total = settings.epochs * Math.ceil(10000 / settings.bs), losses = [], accuracies = [];
+    [total, losses, accuracies] = [settings.epochs * Math.ceil(10000 / settings.bs), [], []];
+    curves();
     [find(".train").disabled, find(".stop").disabled] = [true, false];
-    says("The digits are read.");
+    says("Reading the digits.");
     const { images, labels } = await digits.read();
     if (mine !== run) return;
     worker = newTrainer();
     worker.onmessage = ({ data }) => {
       if (mine !== run) return;
-      data.losses.forEach((loss) => losses.push([losses.length, loss]));
-      accuracies.push([data.step - 1, data.accuracy]);
-      curve(find(".loss-curve"), losses, total, 2.5, "loss of the batch");
-      curve(find(".accuracy-curve"), accuracies, total, 1, "share of 1,000 other digits that are read rightly");
+      data.losses.forEach((loss) => losses.push([losses.length + 1, loss]));
+      accuracies.push([data.step, data.accuracy]);
+      curves();
       showWeights(find(".first-weights"), data.params[0]);
       says(`Step ${data.step} of ${total}: loss ${data.losses.at(-1).toFixed(4)}, accuracy ${data.accuracy.toFixed(3)}.${data.done ? " Done." : ""}`);
       latest = data.params;
@@ -119,6 +124,8 @@ function trainingPanel(place) {
   find(".train").addEventListener("click", () => train().catch((error) => { stop(); says(error.message); }));
   find(".stop").addEventListener("click", () => { stop(); says(`${find(".says").textContent} Stopped.`); });
   showWeights(find(".first-weights"), network().fresh(0)[0]);
+  curves();
+  new MutationObserver(curves).observe(document.documentElement, { attributeFilter: ["data-theme"] });  // in the colours of the page
 }
 
 if (typeof document !== "undefined") {
