@@ -22,7 +22,7 @@ html_js_files = ["page.js"]
 html_math_renderer = "mathml"
 html_use_index = False
 html_show_sourcelink = html_copy_source = False
-html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "show_toc_level": 2, "navigation_with_keys": True, "navbar_persistent": []}
+html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "show_toc_level": 2, "navigation_with_keys": False, "navbar_persistent": []}
 html_context = {"default_mode": "auto"}
 exclude_patterns = ["_build", "jupyter_execute"]
 

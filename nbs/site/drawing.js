@@ -72,7 +72,7 @@ function drawingBoard(place) {
 
   function step() {
     const { loss, grads } = net.backward(state.params, state.digit, [Number(find("select").value)]);
-    state.params.forEach((part, k) => net.steps.sgd(part, grads[k], 0.02));
+    state.params.forEach((part, k) => net.steps.sgd(part, grads[k], 0.005));
     state.losses = [...state.losses.slice(-7), loss];
     state.steps += 1;
     show();

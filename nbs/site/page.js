@@ -6,8 +6,3 @@ DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = location.protocol !== "file:";
 
 // A list of contents that covers a phone's page goes away when one of them is chosen.
 document.addEventListener("click", (event) => { if (event.target.closest("dialog a")) event.target.closest("dialog").close(); });
-
-// The arrows turn the pages, but not while they move something else: the pen, or code and formulas that are wider than the page.
-document.documentElement.addEventListener("keydown", (event) => {
-  if (event.key.startsWith("Arrow") && event.target.closest('[tabindex="0"]')) event.stopPropagation();
-});
