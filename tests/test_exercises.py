@@ -1047,6 +1047,11 @@ def only_parameters(found):
     return dict.fromkeys(p for part in parts for p in part if isinstance(p, nn.Parameter)).keys()
 
 
+def every_place(found):
+    values = found.values() if isinstance(found, dict) else found
+    return [p for value in values for p in (every_place(value) if isinstance(value, (dict, list)) else [value]) if isinstance(p, nn.Parameter)]
+
+
 class UpToTheFirstWithout(ALL["08.2"].solution):
     def step(self):
         with torch.no_grad():
@@ -1432,6 +1437,7 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("14.3", largest_piece, None),  # not: each piece overwrites the one before
     ("13.1", 25.6, "half as much"),  # not: two bytes for each, which may as well be half of the rows
     ("13.2", lambda m1, s1, m2, s2: (torch.maximum(m1, m2), torch.maximum(s1, s2)), "only one of the sums is kept"),  # not: only one piece
+    ("01.3", lambda y: y.bincount(), "not always ten numbers"),  # not: labels that do not occur are left out, as one between two others has its 0
 ])
 def test_a_name_is_true_of_the_answer(id, answer, name):
     assert getattr(judge(ALL[id], answer).mistake, "name", None) == name
@@ -1443,6 +1449,10 @@ def test_a_name_is_true_of_the_answer(id, answer, name):
     ("06.2", lambda dout, x, weight: (dout @ weight, dout.T @ x, -dout.sum(0)), "A part is right. In the rest, each number is right but for its sign."),
     ("05.4", lambda x, y, bs: len(x) // bs, "An int came, where a list is wanted."),
     ("07.3", lambda found: dict(enumerate(only_parameters(found))), "A dict came, where a list is wanted."),
+    ("03.2", lambda x: x - x.exp().sum(-1).log(), "For a single row it fits by accident. For two rows, what shape has the sum, and the maximum, if you take one?"),  # not: it is right, for it overflows
+    ("04.3", lambda logits, target: -logits.softmax(1)[range(len(target)), target].mean().log(), "For two rows, the mean of the logs is not the log of the mean."),  # not: right for one row, for it overflows
+    ("06.4", lambda logits, target: logits.softmax(1) / len(target), "It is the same whichever class is right."),  # not: the target has not been used, as it says how many rows there are
+    ("07.3", every_place, "Where one parameter stands in two places, it comes twice."),  # not: of an input that is not shown
 ])
 def test_a_hint_is_true_of_the_answer(id, answer, hint):
     assert judge(ALL[id], answer).mistake.hint == hint

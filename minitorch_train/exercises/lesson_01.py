@@ -109,7 +109,7 @@ _counts = Exercise(
     notice=lambda answer: "The ten counts add up to the number of labels.",
     hint="Ten numbers are wanted, one for each label from 0 to 9. Which of yours is which label's?",
     mistakes=(
-        Mistake("labels that do not occur are left out", "The result should always have ten numbers.", "Count each of the ten labels, whether it occurs or not; `bincount` does it with `minlength=10`.",
+        Mistake("not always ten numbers", "Each label from 0 to 9 should get a number, and one that does not occur a 0.", "Count each of the ten labels, whether it occurs or not; `bincount` does it with `minlength=10`.",
                 (lambda y: torch.bincount(y), lambda y: y.unique(return_counts=True)[1], lambda y: tensor([(y == k).sum() for k in range(y.max() + 1)]),
                  lambda y: torch.bincount(y, minlength=9), lambda y: tensor([(y == k).sum() for k in y.unique()]))),
         Mistake("shares instead of counts", "These add up to 1.", "Do not divide by the number of labels.", (lambda y: torch.bincount(y, minlength=10) / len(y),)),

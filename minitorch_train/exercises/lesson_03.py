@@ -67,7 +67,7 @@ _log_softmax = Exercise(
                 "Take the log on paper first: z - log(sum(exp(z))).", (lambda x: x.softmax(-1).log(),)),
         Mistake("reduced over the wrong dimension", "Each row should give probabilities that add up to 1. Which dimension runs along a row?",
                 "Use dim -1 for the maximum and for the sum.", (lambda x: x.log_softmax(0), lambda x: x - x.exp().sum(0, keepdim=True).log())),
-        Mistake("keepdim forgotten, so that it broadcasts", "For a single row it is right by accident. For two rows, what shape has the sum, and the maximum, if you take one?",
+        Mistake("keepdim forgotten, so that it broadcasts", "For a single row it fits by accident. For two rows, what shape has the sum, and the maximum, if you take one?",
                 "Keep the dimension each time: `keepdim=True`.",
                 (lambda x: x - x.logsumexp(-1), lambda x: x - x.exp().sum(-1).log(), lambda x: _rows(x, keep_max=False, keep_sum=False),
                  lambda x: _rows(x, keep_max=False), lambda x: _rows(x, keep_sum=False),

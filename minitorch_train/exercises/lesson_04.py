@@ -116,7 +116,7 @@ _repair = Exercise(
                 (lambda x, t: _picked(x.softmax(1).log_softmax(1), t),)),
         Mistake("the log of a negative number", "A log-probability is negative, and so is minus a probability: neither has a log.", "Take one log, of the probability, and put the minus in front of it.",
                 (lambda x, t: _picked(x.log_softmax(1).log(), t),)),
-        Mistake("the log of the mean", "Right for one row. For two, the mean of the logs is not the log of the mean.", "Take the log first, then the mean.",
+        Mistake("the log of the mean", "For two rows, the mean of the logs is not the log of the mean.", "Take the log first, then the mean.",
                 (lambda x, t: -(-_picked(x.softmax(1), t)).log(), lambda x, t: -math.log(-_picked(x.softmax(1), t)))),
         Mistake("the infinite log is patched", "The log is finite now, and wrong: at [1000, 0, 3] the loss is 1000.",
                 "Use `log_softmax`, which never forms the probability.",

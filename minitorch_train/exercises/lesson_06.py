@@ -209,7 +209,7 @@ _loss = Exercise(
         Mistake("the rows averaged away", "Each row has its own gradient.", "Divide by `len(target)`, and do not add the rows up.", (lambda logits, target: (softmax(logits) - _one_hot(logits, target)).mean(0),)),
         Mistake("divided by the classes as well", "The mean goes over rows, not over all numbers.", "Divide by `len(target)` only.",
                 (lambda logits, target: (softmax(logits) - _one_hot(logits, target)) / logits.numel(),)),
-        Mistake("the one-hot part is missing", "This is the softmax; the target has not been used.", "Subtract 1 at the right class.",
+        Mistake("the one-hot part is missing", "It is the same whichever class is right.", "Subtract 1 at the right class.",
                 (lambda logits, target: softmax(logits) / len(target),)),
         Mistake("softmax along the wrong dimension", "Each row should add up to 0.", "The classes are in the last dimension.",
                 (lambda logits, target: (softmax(logits, 0) - _one_hot(logits, target)) / len(target),)),

@@ -282,7 +282,7 @@ EXERCISES.append(Exercise(
                 "Keep the parameters in a list, and not under their names.", (lambda found: list(_by_name(found).values()),)),
         Mistake("a dictionary in place of a list", "One flat list is wanted, without the names.", "Begin with `[]`, and append each parameter.",
                 (lambda found: {name: value for name, value in found.items() if isinstance(value, nn.Parameter)},)),
-        Mistake("a parameter is listed twice", "One parameter stands in two places of the last but one input.",
+        Mistake("a parameter is listed twice", "Where one parameter stands in two places, it comes twice.",
                 "Before adding `p`, ask whether any `q` in the list is the same object: `p is q`.", (_walk,)),
         Mistake("equal numbers are taken for one parameter", "Two parameters may start with the same numbers, and part later.",
                 "Compare objects with `is`, and not numbers with `==` or `torch.equal`.", (lambda found: _numbers_once(_walk(found)), _numbers_once_in_each)),
