@@ -1073,6 +1073,14 @@ class ForAGradientAboveOrBelow0(ALL["08.2"].solution):
         mt.Adam.step(self)
 
 
+class DecaysACopy(ALL["08.2"].solution):
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p = p * (1 - group["lr"] * self.decay)
+        mt.Adam.step(self)
+
+
 def clipped(model, xb, yb, lr):
     F.cross_entropy(model(xb), yb).backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -1583,6 +1591,8 @@ def inner_ones_dropped(found):
     ("11.2", disk_calls(("sync", "part"), ("write", "part"), ("rename", "part", "name")), "synced before it is written"),
     ("11.2", disk_calls(("write", "part"), ("rename", "part", "name"), ("sync", "part")), "not on the disk when it gets its name"),
     ("13.3", lambda logits, target, weight: len(target) * by_autograd(logits, target), "no weights"),
+    ("13.2", lambda m1, s1, m2, s2: (torch.maximum(m1, m2), s1 * m1.exp() + s2 * m2.exp()), "the powers of the scores, added up as they are"),  # small scores are wrong as well: not plain exponentials on the way
+    ("13.2", lambda m1, s1, m2, s2: (lambda m: (m, (s1 * m1.exp() + s2 * m2.exp()) / m.exp()))(torch.maximum(m1, m2)), "plain exponentials on the way"),
     ("13.4", divided_by_chunk, "divided by the size of a chunk"),
     ("05.2", lambda out, yb: float((out.argmax(1) == yb).all()), "0, as soon as one row is wrong"),
     ("05.4", lambda x, y, bs: [(x[i : i + bs], y[i : i + bs]) for i in range(0, len(x) - bs, bs)], "the last batch dropped"),
@@ -1621,7 +1631,10 @@ def test_what_is_right_in_an_unusual_type_passes(id, answer):
 @pytest.mark.parametrize("id, answer, words", [
     ("11.3", lambda begun, moment, n, done: ALL["11.3"].solution(moment, moment, n, done), "The epoch drew its permutation from the other state."),  # its numbers are not right either
     ("11.3", lambda begun, moment, n, done: [(row, torch.rand(1, generator=generator_at(moment)).item()) for row in rows_of_the_epoch(begun, n)[done:]], "Each row should have a number of its own."),
+    ("08.2", DecaysACopy, "What comes out is Adam's own step."),  # it meant to decay
+    ("11.2", disk_calls(*WHOLE[:2], ("remove", "name"), WHOLE[2]), "Between the two steps there is no file under the name."),  # there is the other one
     ("12.2", lambda counts: (counts.diag() == counts.sum(1)).float(), "A class with 3 of 4 images read right has 0.75."),
+    ("12.3", lambda confidence, right, bins: (confidence - right).abs().mean(), "A single answer is never 0.8 right: with 80 of 100 right at 0.8, each answer has a gap, and their bin has none."),  # one at 1 has none
     ("13.3", lambda logits, target, weight: by_autograd(logits, target), "The weights of the classes have no part in it."),
     ("14.3", lambda x, t, known, w, size: ALL["14.3"].solution(x, t, known, w, size) / len(x.split(size)), "There are two divisions, and one of them is by all known rows."),
     ("14.4", lambda rank, world, n, seed, epoch: torch.randperm(n)[rank::world].tolist(), "The order does not depend on `seed`."),

@@ -160,7 +160,7 @@ EXERCISES.append(Exercise(
     notice=lambda answer: "The blank pixels' weights would now shrink at the pace of `SGD` with the same decay.",
     hint="Two parts, under `torch.no_grad()`: a loop over groups and parameters that multiplies, and then `super().step()`.",
     mistakes=(
-        Mistake("there is no decay yet", "This is Adam's own step.",
+        Mistake("there is no decay yet", "What comes out is Adam's own step.",
                 "Before `super().step()`, multiply each weight that has a gradient by `1 - lr * decay`.",
                 (lambda params, lr, weight_decay: Adam(params, lr),)),
         Mistake("the decay is in the gradient", "That is what `Adam` does with its own `weight_decay`.",

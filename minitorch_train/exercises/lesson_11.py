@@ -246,7 +246,7 @@ EXERCISES.append(Exercise(
                 (_steps(("sync", "part"), ("write", "part"), ("rename", "part", "name")), _steps(("sync", "name"), ("write", "name")))),
         Mistake("synced in place", "While it is written, half a file stands under the name.", "Write to another name, `name + \".part\"`, sync it, and rename it.",
                 (_steps(("write", "name"), ("sync", "name")), _steps(("write", "name"), ("sync", "name"), ("write", "name"), ("sync", "name")))),
-        Mistake("the old file is removed first", "Between the two steps there is no file at all.", "Leave `remove` out, write to another name, and sync: then `rename` puts the new file in place of the old one.",
+        Mistake("the old file is removed first", "Between the two steps there is no file under the name.", "Leave `remove` out, write to another name, and sync: then `rename` puts the new file in place of the old one.",
                 (_removed_first, *(_steps(*before, ("remove", "name"), *after) for before, after in (
                     ([("write", "part"), ("sync", "part")], [("rename", "part", "name")]), ([("write", "part")], [("rename", "part", "name")]),
                     ([("write", "part")], [("sync", "part"), ("rename", "part", "name")]), ([], [("write", "name")]), ([], [("write", "name"), ("sync", "name")]))))),

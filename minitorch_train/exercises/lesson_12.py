@@ -167,7 +167,7 @@ EXERCISES.append(Exercise(
                 "Multiply each gap by the answers in its bin, and divide the sum by all of them.", (_binned(gap=_bin_means, end=lambda gaps, n: sum(gaps)), _binned(gap=_bin_means))),
         Mistake("gaps cancel", "Bins that are too bold make up for bins that are too modest.", "Take `.abs()` in each bin, before adding up.",
                 (_binned(gap=lambda c, r: c.sum() - r.sum()), lambda c, r, bins: (c.mean() - r.mean()).abs(), lambda c, r, bins: c.mean() - r.mean())),
-        Mistake("the sign is dropped too early", "A single answer is right or wrong, and never 0.8 right: it always has a gap.",
+        Mistake("the sign is dropped too early", "A single answer is never 0.8 right: with 80 of 100 right at 0.8, each answer has a gap, and their bin has none.",
                 "Add up within the bin first, and then take `.abs()`.", (_binned(gap=lambda c, r: (c - r).abs().sum()),)),
         Mistake("an empty bin still gives nan", "The mean of no numbers is 0 divided by 0.", "Leave out bins without answers, or add up sums in place of means.",
                 (_with_nan("clamped", True), _with_nan("clamped", False), _with_nan("lost", True))),
