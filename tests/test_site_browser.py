@@ -63,6 +63,7 @@ def test_formulas_are_drawn(page, served):
     assert page.locator("math[display=block]").count() > 2
     wide = page.evaluate("[...document.querySelectorAll('math')].map(formula => formula.getBoundingClientRect().width)")
     assert min(wide) > 3 and "$$" not in page.inner_text("article")
+    assert page.evaluate("document.fonts.ready.then(() => document.fonts.check('16px \"STIX Two Math\"', '∑'))")
 
 
 @pytest.mark.parametrize("way", ["server", "folder"])

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import nbformat
 import torch
+import ziamath  # for its font: few systems have one with the tables that formulas need
 from nbformat.v4 import new_markdown_cell
 from sphinx.cmd.build import build_main
 
@@ -140,6 +141,7 @@ def put_together(source: Path) -> None:
     for path in lessons:
         nbformat.write(lesson_page(path), source / "lessons" / path.name)
         shutil.copy(path, source / "_static" / "notebooks")
+    shutil.copy(Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf", source / "_static")
     for path in (ROOT / "front.png", HERE / "page.css", HERE / "icon.svg", *HERE.glob("*.js")):
         shutil.copy(path, source / "_static")
     (source / "_static" / "digits.js").write_text(digits(), encoding="utf-8")
