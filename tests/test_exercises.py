@@ -1247,6 +1247,15 @@ def of_weight_and_bias(model, xb, yb, lr):
     model.zero_grad()
 
 
+def of_the_weights(model, xb, yb, lr):
+    F.cross_entropy(model(xb), yb).backward()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("weight"):
+                p -= lr * p.grad
+    model.zero_grad()
+
+
 def frozen(model, xb, yb, lr):
     F.cross_entropy(model(xb), yb).backward()
     for p in model.parameters():
@@ -1285,6 +1294,7 @@ def three_levels(found, depth):
 REFUSED = {
     "00.2": [lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, atol=atol), lambda a, b, rtol=1e-3, atol=1e-5: ALL["00.2"].solution(a, b, rtol=rtol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and ALL["00.2"].solution(a.flatten(), b.flatten(), rtol, atol),
+             lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and torch.allclose(a, b, rtol=rtol, atol=atol),  # a row and a column
              lambda a, b, rtol=1e-3, atol=1e-5: a.dim() == b.dim() and torch.allclose(a, b, rtol=rtol, atol=atol),
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a.abs() - b.abs()).abs() <= atol + rtol * b.abs()).all()),
              lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and bool(((a - b) ** 2 <= (atol + rtol * b) ** 2).all()),
@@ -1364,6 +1374,7 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("00.4", lambda a, b: torch.allclose(a, b), None),  # not: a log too many, nor the same for every input
     ("00.4", lambda a, b: (a**2 - b**2).argmax().item(), "the signs are lost too early"),
     ("01.4", lambda x, y, digit: x[y == 7].mean(0), "infinite or undefined numbers"),  # not: a part of it
+    ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.numel() == b.numel() and bool(((a - b).abs() <= atol + rtol * b.abs()).all()), "a part of the shapes compared"),
     ("00.2", lambda a, b, rtol=1e-3, atol=0.0: a.shape == b.shape and torch.allclose(a, b, rtol=rtol, atol=atol), None),  # not: both tolerances as a part of b
     ("01.4", lambda x, y, digit: x[y == y[0]].mean(0), None),  # not: the same amount too little, in the one case where it is wrong
     ("01.4", lambda x, y, digit: x[y.argsort()][digit], None),  # not: only the first image
@@ -1460,6 +1471,9 @@ def test_a_name_is_true_of_the_answer(id, answer, name):
     ("03.2", lambda x: x - x.exp().sum(-1).log(), "For a single row it fits by accident. For two rows, what shape has the sum, and the maximum, if you take one?"),  # not: it is right, for it overflows
     ("04.3", lambda logits, target: -logits.softmax(1)[range(len(target)), target].mean().log(), "For two rows, the mean of the logs is not the log of the mean."),  # not: right for one row, for it overflows
     ("06.4", lambda logits, target: logits.softmax(1) / len(target), "It is the same whichever class is right."),  # not: the target has not been used, as it says how many rows there are
+    ("00.2", lambda a, b, rtol=1e-3, atol=1e-5: a.shape == b.shape and (True if (a - b).abs() <= atol + rtol * b.abs() else False),
+     "Make one of them first: pick one, or take their mean or sum. A condition takes `all()` or `any()`."),  # not: a mean or a sum, which let a large number lend its room
+    ("05.3", of_the_weights, "The first step moves the weights as it should, and leaves the biases."),  # not: the weights are right, for in the second step they follow from the biases
     ("07.3", every_place, "Where one parameter stands in two places, it comes twice."),  # not: of an input that is not shown
 ])
 def test_a_hint_is_true_of_the_answer(id, answer, hint):

@@ -174,7 +174,7 @@ _step = Exercise(
         Mistake("updating outside no_grad", "PyTorch records what is done to parameters, and a recorded change in place is an error.",
                 "Put the update into `with torch.no_grad():`.", (_variant(guarded=False),)),
         Mistake("the gradient added instead of subtracted", "The gradient points to where the loss grows.", "Subtract `lr` times the gradient.", (_variant(lambda lr: lr),)),
-        Mistake("the biases not updated", "The weights are right, the biases stay.", "Go through all of `model.parameters()`.", (_variant(biases=False),)),
+        Mistake("the biases not updated", "The first step moves the weights as it should, and leaves the biases.", "Go through all of `model.parameters()`.", (_variant(biases=False),)),
         Mistake("the learning rate applied twice", "The step is too short by the factor lr.", "Multiply the gradient by `lr` once.", (_variant(lambda lr: -lr * lr),)),
         Mistake("sum instead of mean", "The step is too long by the number of rows.", "The loss is the mean over the rows.", (_variant(reduction="sum"),)),
         Mistake("no parameter has changed", "Both steps left the model as it was. `p = p - lr * p.grad` makes a new tensor, and a gradient that is zero already moves nothing.",

@@ -255,7 +255,7 @@ _ERRORS = (  # a name, a hint, and what the type and the text of such errors hol
     ("division by 0", "What is 0 there, and for which input?", r"^ZeroDivisionError"),
     ("a name that this kind of thing does not have", "Print the type of what stands before the dot.", r"^AttributeError"),
     ("several things unpacked into too few or too many names", "Print what is unpacked on that line.", r"to unpack"),
-    ("a tensor of several numbers where one is needed", "Take the mean, the sum or one of them first.", r"more than one (value|element)|cannot be converted to Scalar|only one element tensors|only integer tensors of a single element"),
+    ("a tensor of several numbers where one is needed", "Make one of them first: pick one, or take their mean or sum. A condition takes `all()` or `any()`.", r"more than one (value|element)|cannot be converted to Scalar|only one element tensors|only integer tensors of a single element"),
     ("types that do not go together", "Print the types of what meets on that line.", r"^TypeError|dtype|scalar type"),
 )
 
