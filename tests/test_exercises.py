@@ -1440,6 +1440,7 @@ def test_what_breaks_a_clause_of_the_statement_is_refused(id, answer):
     ("08.1", float("nan"), None),  # not: not above 0
     ("08.1", tensor(1e-8), "the gradient is as large as eps"),  # which in 32 bits is not quite 1e-8
     ("08.3", lambda step, steps, lr: lr * 2 * step / (steps - 1) if step <= (steps - 1) / 2 else 0, "the two lines do not meet"),  # not: whole numbers
+    ("09.2", 16, "only one epoch, and its last batch is counted"),  # not: only one epoch, since 5 times 16 is wrong as well
     ("09.1", lambda n, bs, seed: ALL["09.1"].solution(n, bs, seed // 2), "another seed: sometimes the same order"),  # not: the same for every seed
     ("09.1", lambda n, bs, seed: [*(full := ALL["09.1"].solution(n, bs, seed)[: n // bs]), *[full[0]] * (n % bs > 0)], None),  # not: the same for every input
     ("09.1", lambda n, bs, seed: [torch.cat(ALL["09.1"].solution(n, bs, seed))], "one batch of all rows"),  # not: added up too far
