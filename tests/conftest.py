@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -35,6 +36,13 @@ def pytest_xdist_make_scheduler(config, log):
 
     config.option.loadscopereorder = False  # it would begin with what has most tests
     return Scheduling(config, log)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def environment():
+    """What the tests of a file, or a command that they call, leave in the environment is gone after them."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(params=["cpu", *["cuda"] * torch.cuda.is_available()], scope="module")

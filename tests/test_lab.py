@@ -278,5 +278,5 @@ def test_a_lesson_is_legible_in_the_dark(lab, page):
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
 def test_make_lab_opens_the_same_page():
-    plan = subprocess.run(["make", "-n", "lab"], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
+    plan = subprocess.run(["make", "-n", "--no-print-directory", "lab"], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
     assert plan.splitlines()[-1].endswith("python -m jupyterlab course/00_start_here.ipynb")

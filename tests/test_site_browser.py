@@ -201,17 +201,6 @@ def test_one_step_on_a_drawing_is_one_of_training_by_hand(page, served, came_wit
     torch.testing.assert_close(logits_shown(page), model(seen).detach(), rtol=1e-4, atol=1e-3)
 
 
-def test_the_arrows_turn_the_page_and_move_what_is_wider(page, served):
-    page.goto(f"{served}/lessons/03_log_softmax.html")
-    page.focus(".formula")
-    page.keyboard.press("ArrowRight")
-    page.focus(".where-softmax-breaks table")
-    page.keyboard.press("ArrowRight")
-    page.evaluate("document.activeElement.blur()")
-    page.keyboard.press("ArrowRight")
-    page.wait_for_url("**/04_cross_entropy.html")  # once for three
-
-
 def test_a_one_is_drawn_with_the_keys(page, served):
     page.goto(f"{served}/drawing.html")
     page.focus(".paper")
