@@ -52,7 +52,11 @@ def numbers(x: object) -> Tensor | None:
         if isinstance(x, Tensor):
             return None if x.is_complex() else x.detach()
         if isinstance(x, (list, tuple)):
-            parts = [numbers(part) for part in x]
+            parts = []
+            for part in x:
+                parts.append(numbers(part))
+                if parts[-1] is None:
+                    return None
             return torch.stack(parts) if parts else torch.zeros(0)
         if isinstance(x, (bool, int, float)):
             return torch.tensor(x, dtype=torch.float64 if isinstance(x, float) else None)
