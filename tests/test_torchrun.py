@@ -29,6 +29,7 @@ class Store(dist.TCPStore):
         if options.get("is_master"):
             listener = socket.create_server(("127.0.0.1", port))
             port, options["master_listen_fd"] = listener.getsockname()[1], listener.detach()
+            options["use_libuv"] = False  # which takes no listener in older versions
         super().__init__(host_name, port, **options)
 
 dist.TCPStore = Store
