@@ -494,7 +494,7 @@ def judge(exercise: Exercise, answer: object) -> Verdict:
                        Mistake("print in place of return", "`print` shows a result to you, and `return` hands it to the caller.", exercise.hint, ()))
     if exercise.given is not ... and all(map(agree, outcomes, given)):
         return _untouched(exercise, answer, outcomes, wanted)
-    if inspect.isgeneratorfunction(answer) and all(agree(_outcome(exercise, _first_yield(answer), case), right) for case, right in zip(exercise.cases, wanted)):
+    if callable(exercise.reference) and inspect.isgeneratorfunction(answer) and all(agree(_outcome(exercise, _first_yield(answer), case), right) for case, right in zip(exercise.cases, wanted)):
         return Verdict("wrong", _explain(exercise, answer, outcomes, wanted).lines,
                        Mistake("yield in place of return", "With `yield` in it, a function gives a generator. Write `return`.", exercise.hint, ()))
     return _explain(exercise, answer, outcomes, wanted)
