@@ -199,6 +199,9 @@ def _imports(frame: object) -> bool:
     return frame.f_code.co_filename.startswith("<frozen importlib")
 
 
+_interrupt = ctypes.pythonapi.PyThreadState_SetAsyncExc  # raises an error in another thread
+
+
 class _Clock:
     """Counts the ticks of an answer. While it imports something, it has ten times as many."""
 
@@ -224,6 +227,12 @@ class _Clock:
         if self.is_up(frame):
             raise _RanAway
 
+    def watch(self, thread: ctypes.c_ulong, done: threading.Event) -> None:
+        """The same for another thread, until it is done."""
+        while not done.wait(self.tick):
+            if self.is_up(sys._current_frames().get(thread.value)):
+                _interrupt(thread, ctypes.py_object(_RanAway))
+
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
@@ -240,15 +249,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
             sys.settrace(traced)
         return
     thread, done = ctypes.c_ulong(threading.get_ident()), threading.Event()
-    interrupt = ctypes.pythonapi.PyThreadState_SetAsyncExc
-
-    def watch() -> None:
-        """Raise the error in the first thread, once the time is over, until it is done."""
-        while not done.wait(clock.tick):
-            if clock.is_up(sys._current_frames().get(thread.value)):
-                interrupt(thread, ctypes.py_object(_RanAway))
-
-    watcher = threading.Thread(target=watch, daemon=True)
+    watcher = threading.Thread(target=clock.watch, args=(thread, done), daemon=True)
     watcher.start()
     try:
         yield
@@ -256,7 +257,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
         done.set()
         watcher.join()
         with suppress(_TooLate):  # takes the place of one that came too late; to clear it with None would leave
-            interrupt(thread, ctypes.py_object(_TooLate))  # Python 3.11 a flag on which a profiled call waits for ever
+            _interrupt(thread, ctypes.py_object(_TooLate))  # Python 3.11 a flag on which a profiled call waits for ever
             time.sleep(0)
         sys.settrace(traced)
 
